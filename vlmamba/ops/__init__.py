@@ -1,0 +1,124 @@
+"""The kernels: one public signature per op, several backends behind it. Nothing here knows a model."""
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from vlmamba.ops import backend, reference
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "selective_scan",
+    "selective_state_update",
+]
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The selective scan; `reference.selective_scan_ref` is its definition, shapes included.
+
+    Differentiable in every tensor argument. Returns y (b, l, e), and with `return_last_state` also the
+    last state (b, e, n) in float32 (float64 for float64 inputs).
+    Raises ValueError when a shape does not fit.
+    """
+    b, l, e = u.shape
+    n = A.shape[-1]
+    _expect("dt", dt, (b, l, e)), _expect("A", A, (e, n))
+    _expect("B", B, (b, l, n)), _expect("C", C, (b, l, n))
+    _expect("D", D, (e,)), _expect("z", z, (b, l, e)), _expect("dt_bias", dt_bias, (e,))
+    _expect("initial_state", initial_state, (b, e, n)), _expect("reset", reset, (b, l))
+    y, last = _implementation(u).selective_scan(
+        u, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=initial_state, reset=reset
+    )
+    return (y, last) if return_last_state else y
+
+
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The causal depthwise convolution; `reference.causal_conv1d_ref` is its definition, shapes included.
+
+    Returns out (b, l, e), and with `return_last_state` also the last k-1 inputs (b, e, k-1).
+    Raises ValueError when a shape does not fit or the activation is unknown.
+    """
+    b, l, e = x.shape
+    k = weight.shape[-1]
+    _expect("weight", weight, (e, k)), _expect("bias", bias, (e,))
+    _expect("initial_state", initial_state, (b, e, k - 1)), _expect("reset", reset, (b, l))
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation {activation!r} is unknown: use None or 'silu'")
+    out, last = _implementation(x).causal_conv1d(
+        x, weight, bias, activation, initial_state=initial_state, reset=reset
+    )
+    return (out, last) if return_last_state else out
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> Tensor:
+    """One decoding step of the scan, `state` (b, e, n) updated in place; see `reference.selective_state_update_ref`."""
+    return _implementation(x).selective_state_update(
+        state, x, dt, A, B, C, D, z, dt_bias, dt_softplus
+    )
+
+
+def causal_conv1d_update(
+    x: Tensor,
+    conv_state: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """One decoding step of the convolution, `conv_state` (b, e, k-1) updated in place; see `reference.causal_conv1d_update_ref`."""
+    return _implementation(x).causal_conv1d_update(x, conv_state, weight, bias, activation)
+
+
+def _implementation(tensor: Tensor) -> ModuleType:
+    """The module of the chosen backend; the others are never imported."""
+    match backend.choose(tensor.device).backend:
+        case "cpu":
+            from vlmamba.ops import cpu
+
+            return cpu
+        case "gpu":
+            from vlmamba.ops import gpu
+
+            return gpu
+        case _:
+            return reference
+
+
+def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
+    if tensor is not None and tensor.shape != torch.Size(shape):
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
