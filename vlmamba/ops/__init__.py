@@ -87,7 +87,10 @@ def selective_state_update(
     dt_bias: Tensor | None = None,
     dt_softplus: bool = False,
 ) -> Tensor:
-    """One decoding step of the scan, `state` (b, e, n) updated in place; see `reference.selective_state_update_ref`."""
+    """One decoding step of the scan, `state` (b, e, n) updated in place.
+
+    `reference.selective_state_update_ref` is its definition.
+    """
     return _implementation(x).selective_state_update(
         state, x, dt, A, B, C, D, z, dt_bias, dt_softplus
     )
@@ -100,7 +103,10 @@ def causal_conv1d_update(
     bias: Tensor | None = None,
     activation: str | None = None,
 ) -> Tensor:
-    """One decoding step of the convolution, `conv_state` (b, e, k-1) updated in place; see `reference.causal_conv1d_update_ref`."""
+    """One decoding step of the convolution, `conv_state` (b, e, k-1) updated in place.
+
+    `reference.causal_conv1d_update_ref` is its definition.
+    """
     return _implementation(x).causal_conv1d_update(x, conv_state, weight, bias, activation)
 
 
