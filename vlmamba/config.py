@@ -5,7 +5,6 @@ parts carry transformers' key names there; inside the package the state-space mo
 state-spaces/mamba. A value that no code understands is an error, never a silent default.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
@@ -235,11 +234,10 @@ def _vision_from_dict(data: Mapping[str, Any], feature_layer: int) -> VisionConf
 
 def _text_to_dict(config: MambaConfig) -> dict[str, Any]:
     values = {theirs: getattr(config, ours) for ours, theirs in _TEXT_NAMES.items()}
-    rank = config.dt_rank or math.ceil(config.d_model / 16)
     return {
         "model_type": "mamba",
         **values,
-        "time_step_rank": rank,
+        "time_step_rank": config.dt_rank or "auto",
         "intermediate_size": config.d_inner,
         "tie_word_embeddings": config.tie_embeddings,
     }

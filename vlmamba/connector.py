@@ -31,12 +31,11 @@ class VSS(nn.Module):
 
     def forward(self, v: Tensor, grid: tuple[int, int]) -> Tensor:
         """v (b, p, d) on a grid of (h_p, w_p) patches, row-major -> (b, p, d)."""
-        b, p, _ = v.shape
         orders, inverse = orders_on(self.mechanism, *grid, v.device)  # (directions, p)
         x, z = self.in_proj(v).chunk(2, dim=-1)  # (b, p, e)
         if len(self.ssm) == 1:
             sequences = x[:, orders].flatten(0, 1)  # (b * directions, p, e)
-            y = self.ssm[0].scan(sequences).unflatten(0, (b, -1))
+            y = self.ssm[0].scan(sequences).unflatten(0, (len(v), -1))
         else:
             scans = zip(self.ssm, orders, strict=True)
             y = torch.stack([ssm.scan(x[:, order]) for ssm, order in scans], 1)
