@@ -1,0 +1,15 @@
+"""The CPU backend: the ops in plain PyTorch operations, arranged so that the work stays in the cache.
+
+A just-in-time compiler was measured beside it and gained nothing that its import and compile time would
+not take back. Threads are PyTorch's own (`torch.set_num_threads`).
+"""
+
+from vlmamba.ops.cpu_conv import causal_conv1d, causal_conv1d_update
+from vlmamba.ops.cpu_scan import selective_scan, selective_state_update
+
+__all__ = [
+    "causal_conv1d",
+    "causal_conv1d_update",
+    "selective_scan",
+    "selective_state_update",
+]
