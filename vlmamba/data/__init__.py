@@ -1,0 +1,1 @@
+"""From files and drawn pictures to batches of token ids, labels and pixels."""
