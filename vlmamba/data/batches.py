@@ -1,7 +1,7 @@
 """What the training loop reads: batches as a pure function of a number, so that exact resume is only a number."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Protocol
@@ -9,17 +9,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vlmamba.model import IGNORE_INDEX
 
-
-@dataclass(frozen=True)
+@dataclass
 class Batch:
     """input_ids, labels (b, l), IGNORE_INDEX where nothing is learnt, and the pictures of all rows in order.
 
     Pictures stand in `pixel_values` (images, c, h, w), or as what a frozen tower made of them in
     `features` (images, p, d_vision). Rows of unequal length carry an `attention_mask` (b, l), 0 at padding;
     packed rows carry `reset` (b, l) bool, true where a sample begins. `sample_ids` name the samples, for the
-    report when one is at fault; `num_tokens` counts real tokens (None: every position is one).
+    report when one is at fault; `num_tokens` counts real tokens (None: every position is one). A subclass may
+    add what its own objective needs.
     """
 
     input_ids: Tensor
@@ -66,7 +65,7 @@ class Batches(Protocol):
 
 def in_order(
     batches: Batches, indices: Sequence[int], workers: int = 0, pin: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The batches of `indices`, in their order; `workers` threads make the next ones meanwhile.
 
     Threads suffice: decoding pictures, tokenising and tensor work all release Python's lock.
@@ -89,8 +88,3 @@ def in_order(
             yield pending.popleft().result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def supervised_tokens(labels: Tensor) -> Tensor:
-    """How many positions of `labels` (b, l) are learnt: the first of a row has nothing before it to predict it."""
-    return (labels[:, 1:] != IGNORE_INDEX).sum()

@@ -1,0 +1,60 @@
+"""What the user sees of a running stage: a progress bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
+
+
+class Progress:
+    """Steps done, loss, tokens per second and time left, on standard error."""
+
+    def __init__(self, stage: str, start: int, total: int) -> None:
+        self.stage, self.start, self.total = stage, start, total
+        self.began = time.monotonic()
+        console = Console(file=sys.stderr)
+        self.bar = None
+        if console.is_terminal:
+            self.bar = Bar(
+                TextColumn("[bold]{task.description}"), BarColumn(), TaskProgressColumn(),
+                MofNCompleteColumn(), TextColumn("{task.fields[numbers]}"),
+                TimeElapsedColumn(), TimeRemainingColumn(), console=console,
+            )  # fmt: skip
+            self.task = self.bar.add_task(stage, total=total, completed=start, numbers="")
+
+    def __enter__(self) -> "Progress":
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def advance(self, step: int) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step)
+
+    def show(self, record: Mapping[str, Any]) -> None:
+        """Shows a line of the log."""
+        numbers = f"loss {record['loss']:.4f}  {record['tokens_per_s']:,.0f} tokens/s"
+        if self.bar is not None:
+            self.bar.update(self.task, numbers=numbers)
+            return
+        step = record["step"]
+        left = (time.monotonic() - self.began) / (step - self.start) * (self.total - step)
+        print(
+            f"{self.stage} {step}/{self.total}  {numbers}  {left:,.0f} s left",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip

@@ -1,0 +1,138 @@
+"""The stages: which parameters each one trains, and how (paper Sec. 4.1).
+
+"align" trains the connector between two frozen parts; "finetune" trains connector and language model. The
+vision tower stays frozen in both. The paper takes its parts from the public; models too small to have public
+parts make their own first: "language" trains the language model alone, "pretrain" everything.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import nn
+from torch.nn import Parameter
+
+StageName = Literal["pretrain", "language", "align", "finetune"]
+Precision = Literal["bf16", "float32"]
+
+# Prefixes of the names of the parameters that a stage trains.
+TRAINED: dict[StageName, tuple[str, ...]] = {
+    "pretrain": ("",),
+    "language": ("model.language_model.", "lm_head."),
+    "align": ("model.connector.",),
+    "finetune": ("model.connector.", "model.language_model.", "lm_head."),
+}
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One stage of training. The defaults are LLaVA-1.5's (scripts/v1_5), which the paper follows."""
+
+    name: StageName
+    lr: float
+    batch_size: int  # samples of a batch, or packed rows
+    steps: int | None = None  # optimiser steps; give this or epochs
+    epochs: float | None = None
+    accumulation: int = 1  # batches whose gradients are summed before one optimiser step
+    max_length: int = 2048  # tokens of a row, image tokens included
+    warmup_ratio: float = 0.03
+    min_lr_ratio: float = 0.0  # the cosine ends at this share of lr
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    clip: float = 1.0  # largest norm of the whole gradient
+    precision: Precision = "bf16"  # bf16: autocast over float32 master weights
+    gradient_checkpointing: bool = (
+        False  # of the language model's blocks: less memory, one more pass
+    )
+    seed: int = 0
+    workers: int = 2  # threads that prepare batches; 0: the loop does it itself
+    log_interval: int = 10  # steps
+    checkpoint_interval: int = 500  # steps
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        if self.name not in get_args(StageName):
+            raise ValueError(
+                f"stage {self.name!r} is unknown: use one of {', '.join(get_args(StageName))}"
+            )
+        if self.precision not in get_args(Precision):
+            raise ValueError(f"precision {self.precision!r} is unknown: use bf16 or float32")
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"stage {self.name} needs steps or epochs, and not both")
+        for name in ("lr", "batch_size", "accumulation", "max_length", "log_interval", "clip"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("checkpoint_interval", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "epochs"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name in ("warmup_ratio", "min_lr_ratio"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if self.workers < 0:
+            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+
+    def total_steps(self, batches_per_epoch: int) -> int:
+        """Optimiser steps of the stage over data of that many batches an epoch."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, math.ceil(self.epochs * batches_per_epoch / self.accumulation))
+
+
+def learning_rate(stage: StageConfig, step: int, total: int) -> float:
+    """The rate of step 0, 1, ...: linear warm-up, then a half cosine down to min_lr_ratio.
+
+    Unlike transformers' schedule, the first step already moves and the last one still does.
+    """
+    warmup = math.ceil(stage.warmup_ratio * total)
+    if step < warmup:
+        return stage.lr * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    floor = stage.min_lr_ratio
+    return stage.lr * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def freeze_for(model: nn.Module, stage: StageName) -> dict[str, Parameter]:
+    """Sets requires_grad as the stage asks, and returns the trained parameters by name (tied ones once)."""
+    trained = {}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(TRAINED[stage]))
+        if parameter.requires_grad:
+            trained[name] = parameter
+    if not trained:
+        raise ValueError(f"stage {stage} trains {TRAINED[stage]}, but the model has no such part")
+    return trained
+
+
+def decayed(model: nn.Module) -> Iterator[tuple[str, Parameter, bool]]:
+    """Every trained parameter, its name, and whether weight decay applies to it.
+
+    Decay pulls towards zero, so it belongs on matrices that mix features and nowhere else. A_log at zero is
+    A = -1 everywhere: decay would erase the spread of time scales a state-space model lives on (state-spaces
+    exempts A_log and D for that reason). Norm weights rest at one, not at zero; biases, dt's above all, set
+    operating points. Rows of an embedding table move only when their token occurs, but would decay always.
+    """
+    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            matrix = parameter.ndim >= 2 and not name.endswith("A_log")
+            yield name, parameter, matrix and id(parameter) not in tables
+
+
+def build_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters, in two groups: with weight decay and without; fused where PyTorch can."""
+    parameters = list(decayed(model))
+    groups = [
+        {"params": [p for _, p, decay in parameters if decay], "weight_decay": stage.weight_decay},
+        {"params": [p for _, p, decay in parameters if not decay], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True,
+    )  # fmt: skip
