@@ -1,0 +1,145 @@
+"""Token generation: one prefill, then decoding from the state, each row of a batch until its own end."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlmamba.engine.forward import decode, prefill
+from vlmamba.engine.sampling import GREEDY, Sampler, Sampling
+from vlmamba.model import VLMamba
+from vlmamba.state import State
+
+FinishReason = Literal["eos", "length", "stop"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One new token in every row that was still writing: `tokens[i]` belongs to row `rows[i]`."""
+
+    rows: list[int]
+    tokens: list[int]
+
+
+class Generation(Iterator[Step]):
+    """A batch being written; iterate over it for the tokens.
+
+    `finish_reasons` holds why each row ended, None while it writes. `state` continues each row: it has
+    read the prompt and every token written but the last. `first_token_s` and `decode_s` are the seconds
+    until the first tokens and from there on.
+    """
+
+    def __init__(
+        self,
+        model: VLMamba,
+        embeds: Tensor,
+        attention_mask: Tensor,
+        prompt: Tensor,
+        state: State,
+        sampling: Sampling,
+        prefill_chunk: int | None,
+    ) -> None:
+        self.state = state
+        self.finish_reasons: list[FinishReason | None] = [None] * len(embeds)
+        self.first_token_s = 0.0
+        self.decode_s = 0.0
+        self._model = model
+        self._sampling = sampling
+        self._sampler = Sampler(sampling, prompt, model.config.text.vocab_size)
+        self._steps = self._run(embeds, attention_mask, prefill_chunk)
+
+    def __next__(self) -> Step:
+        return next(self._steps)
+
+    def close(self) -> None:
+        """Stops writing; `state` then stands where the last step left it."""
+        self._steps.close()
+
+    def finish(self, row: int, reason: FinishReason = "stop") -> None:
+        """Ends a row between two steps, for a reason that only its reader can see."""
+        self.finish_reasons[row] = reason
+
+    def _run(
+        self, embeds: Tensor, attention_mask: Tensor, prefill_chunk: int | None
+    ) -> Generator[Step, None, None]:
+        rows, running = list(range(self.state.batch_size)), self.state
+        start = time.perf_counter()
+        logits = prefill(self._model, embeds, attention_mask, running, prefill_chunk)
+        del embeds
+        try:
+            for count in range(1, self._sampling.max_new_tokens + 1):
+                drawn = self._sampler.draw(logits, rows)
+                tokens = drawn.tolist()
+                if count == 1:
+                    self.first_token_s = time.perf_counter() - start
+                    start = time.perf_counter()
+                else:
+                    self.decode_s = time.perf_counter() - start
+                self._note_ends(rows, tokens, count)
+                yield Step(rows, tokens)
+                writing = [i for i, row in enumerate(rows) if self.finish_reasons[row] is None]
+                if not writing:
+                    return
+                if len(writing) < len(rows):
+                    self._put_back(rows, running)
+                    index = torch.tensor(writing, device=drawn.device)
+                    rows = [rows[i] for i in writing]
+                    running, drawn = running.select(index), drawn[index]
+                logits = decode(self._model, drawn, running)
+        finally:
+            self._put_back(rows, running)
+
+    def _note_ends(self, rows: list[int], tokens: list[int], count: int) -> None:
+        for row, token in zip(rows, tokens, strict=True):
+            if token == self._model.config.eos_token_id:
+                self.finish(row, "eos")
+            elif count == self._sampling.max_new_tokens:
+                self.finish(row, "length")
+
+    def _put_back(self, rows: list[int], running: State) -> None:
+        """Copies the rows that are running into the state of the whole batch."""
+        if running is self.state:
+            return
+        index = torch.tensor(rows, device=running.length.device)
+        self.state.conv_state.index_copy_(1, index, running.conv_state)
+        self.state.ssm_state.index_copy_(1, index, running.ssm_state)
+        self.state.length.index_copy_(0, index, running.length)
+
+
+def generate(
+    model: VLMamba,
+    input_ids: Tensor,
+    pixel_values: Tensor | None = None,
+    *,
+    image_embeds: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    state: State | None = None,
+    sampling: Sampling = GREEDY,
+    prefill_chunk: int | None = None,
+) -> Generation:
+    """Writes on after each row of input_ids (b, l); padding is where `attention_mask` (b, l) is 0.
+
+    Pictures as in `VLMambaModel.embed`; `state`, where given, is continued from and updated in place. A row
+    ends at eos, at `sampling.max_new_tokens` or when `Generation.finish` is called for it, and a row that has
+    ended costs nothing more. Stop texts are the reader's affair: see `AnswerText`.
+    Raises ValueError for a row without tokens, or pictures that do not fit the prompt.
+    """
+    mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+    mask = mask.bool()  # (b, l)
+    if mask.shape != input_ids.shape:
+        raise ValueError(
+            f"attention_mask has shape {tuple(mask.shape)}, input_ids {tuple(input_ids.shape)}"
+        )
+    if not bool(mask.any(1).all()):
+        raise ValueError("a row of the prompt is empty: every row needs at least one token")
+    if prefill_chunk is not None and prefill_chunk < 1:
+        raise ValueError(f"prefill_chunk must be at least 1, got {prefill_chunk}")
+    with torch.no_grad():
+        embeds = model.model.embed(input_ids, pixel_values, image_embeds)
+    if state is None:
+        state = model.allocate_state(len(input_ids))
+    prompt = input_ids.masked_fill(~mask, -1)
+    return Generation(model, embeds, mask, prompt, state, sampling, prefill_chunk)
