@@ -1,0 +1,92 @@
+"""Reading the files of benchmarks; whatever is wrong with one is said in one line, with file and line."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def find(data: Path, *candidates: str) -> Path:
+    """The first of the candidate paths that exists below `data`.
+
+    Raises FileNotFoundError that names the folder and what was looked for.
+    """
+    for candidate in candidates:
+        if (data / candidate).exists():
+            return data / candidate
+    looked = " or ".join(candidates)
+    raise FileNotFoundError(f"{data}: no {looked}; pass the folder that holds it with --data")
+
+
+def find_optional(data: Path, *candidates: str) -> Path | None:
+    """As `find`, but None where nothing is there."""
+    return next((data / name for name in candidates if (data / name).exists()), None)
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; a file is needed")
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist")
+
+
+def _read_text(path: Path) -> str:
+    _check_file(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file. Raises ValueError with file:line where it is malformed."""
+    try:
+        return json.loads(_read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a JSON-lines file with its place `file:line`; blank lines are passed over.
+
+    Raises ValueError for a line that is no JSON object.
+    """
+    # Not splitlines: that would also cut at the Unicode line separators that answers may hold.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}:{number}: malformed JSON: {error.msg}") from None
+        if not isinstance(record, dict):
+            raise ValueError(f"{path}:{number}: a JSON object is needed, not {type(record).__name__}")
+        yield f"{path}:{number}", record
+
+
+def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Each row of a tab-separated file with a header line, with its place `file:line`.
+
+    Raises ValueError for a row with too few or too many cells.
+    """
+    csv.field_size_limit(sys.maxsize)  # pictures are embedded in base64
+    _check_file(path)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter="\t")
+        header = next(reader, None)
+        if header is None:
+            raise ValueError(f"{path}: empty; a header line is needed")
+        for cells in reader:
+            place = f"{path}:{reader.line_num}"
+            if len(cells) != len(header):
+                raise ValueError(f"{place}: {len(cells)} cells; the header has {len(header)}")
+            yield place, dict(zip(header, cells, strict=True))
+
+
+def get(record: dict[str, Any], key: str, place: str) -> Any:
+    """`record[key]`, or ValueError that names the place and the fields there are."""
+    if key not in record:
+        raise ValueError(f"{place}: no field {key!r}; it has {', '.join(map(repr, record)) or 'none'}")
+    return record[key]

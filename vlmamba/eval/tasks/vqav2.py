@@ -1,0 +1,155 @@
+"""VQA-v2: soft accuracy against ten annotators (Table 1, column VQA-v2: test-dev, scored by EvalAI).
+
+Offline, score val2014. Sources: `vqaEval.py` of GT-Vision-Lab/VQA, LLaVA's `convert_vqav2_for_submission.py`.
+"""
+
+import json
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+
+from vlmamba.eval.answers import Answer
+from vlmamba.eval.intervals import mean_interval
+from vlmamba.eval.prompts import SHORT
+from vlmamba.eval.reading import find, find_optional, get, read_json, read_json_lines
+from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent, percent_by
+from vlmamba.eval.vqa_accuracy import (
+    clean_whitespace,
+    normalize,
+    normalize_m4c,
+    normalize_vlmevalkit,
+    soft_accuracy,
+)
+
+MAX_NEW_TOKENS = 128
+PROTOCOLS: tuple[Protocol, ...] = ("official", "lmms-eval", "vlmevalkit")
+PUBLISHED_SIZES = {443_757: "train2014", 214_354: "val2014", 447_793: "test2015", 107_394: "test-dev2015"}
+
+
+def read_prediction(
+    text: str, answers: Sequence[str], protocol: Protocol = "official"
+) -> tuple[str, list[str], str]:
+    """The prediction and the ten answers as they are compared, and the rule that made them so.
+
+    Official quirk: where all ten answers are the same string, neither side is normalised, so `Yes` against ten
+    `yes` scores 0 (`vqaEval.py`). lmms-eval and VLMEvalKit always normalise.
+    """
+    if protocol == "vlmevalkit":
+        return normalize_vlmevalkit(text), [normalize_vlmevalkit(a) for a in answers], "normalised"
+    if protocol == "official":
+        cleaned = [clean_whitespace(answer) for answer in answers]
+        if len(set(cleaned)) <= 1:
+            return clean_whitespace(text), cleaned, "as written: all annotators agree"
+    return normalize(text), [normalize(answer) for answer in answers], "normalised"
+
+
+def accuracy(text: str, answers: Sequence[str], protocol: Protocol = "official") -> float:
+    """Soft accuracy in [0, 1] of one raw prediction (`vqaEval.py`)."""
+    prediction, golds, _ = read_prediction(text, answers, protocol)
+    return soft_accuracy(prediction, golds)
+
+
+def image_name(image_id: int, subtype: str) -> str:
+    """COCO's file name: image 42 of val2014 is `COCO_val2014_000000000042.jpg`."""
+    subtype = "test2015" if subtype.startswith("test") else subtype
+    return f"COCO_{subtype}_{image_id:012d}.jpg"
+
+
+def read(data: Path) -> tuple[list[Question], list[str]]:
+    """The official questions with their annotations if there are any, else LLaVA's test-dev list (no answers)."""
+    official = sorted(data.glob("v2_OpenEnded_mscoco_*_questions.json"))
+    if len(official) > 1:
+        names = ", ".join(path.name for path in official)
+        raise ValueError(f"{data}: several question files ({names}); keep one split in the folder")
+    if not official:
+        path = find(
+            data,
+            "llava_vqav2_mscoco_test-dev2015.jsonl",
+            "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
+        )
+        questions = [
+            Question(str(get(r, "question_id", at)), get(r, "text", at), None, get(r, "image", at))
+            for at, r in read_json_lines(path)
+        ]
+        return questions, ["test questions have no public answers: write a submission for EvalAI"]
+
+    content = read_json(official[0])
+    subtype = get(content, "data_subtype", str(official[0]))
+    annotations = {}
+    path = find_optional(data, f"v2_mscoco_{subtype}_annotations.json")
+    if path:
+        annotations = {a["question_id"]: a for a in get(read_json(path), "annotations", str(path))}
+    records = get(content, "questions", str(official[0]))
+    if annotations and {r["question_id"] for r in records} != annotations.keys():
+        raise ValueError(f"{path}: its questions are not those of {official[0].name}")
+    questions = [
+        Question(
+            str(r["question_id"]),
+            r["question"] + SHORT,
+            annotations.get(r["question_id"]),
+            image_name(r["image_id"], subtype),
+            annotations.get(r["question_id"], {}).get("answer_type", ""),
+        )
+        for r in records
+    ]
+    published = PUBLISHED_SIZES.get(len(questions))
+    if published is None:
+        return questions, [f"{len(questions)} questions: no published split of VQA-v2 has that many"]
+    return questions, [f"{published}, {len(questions):,} questions"]
+
+
+def answer_key(answer: Answer, occurrence: int) -> Hashable:
+    """Answers go by question_id."""
+    return answer.id
+
+
+def score_sample(question: Question, text: str, protocol: Protocol = "official") -> Sample:
+    """One answer's evidence; the gold shown is the annotators' most frequent answer."""
+    answers = [record["answer"] for record in question.gold["answers"]]
+    prediction, golds, rule = read_prediction(text, answers, protocol)
+    return Sample(
+        question.id,
+        question.category,
+        question.prompt,
+        text,
+        prediction,
+        question.gold.get("multiple_choice_answer", max(golds, key=golds.count)),
+        soft_accuracy(prediction, golds),
+        rule,
+    )
+
+
+def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
+    """Overall, per answer type and per question type: means x 100, rounded to 2 digits (`vqaEval.py`)."""
+    answered = [(question, text) for question, text in pairs if text is not None]
+    if any(question.gold is None for question, _ in answered):
+        raise ValueError("these questions have no public answers; write a submission for EvalAI instead")
+    samples = [score_sample(question, text, protocol) for question, text in answered]
+    values = [sample.score for sample in samples]
+    by_answer = percent_by(samples, [q.gold["answer_type"] for q, _ in answered])
+    by_question = percent_by(samples, [q.gold["question_type"] for q, _ in answered])
+    return Scores(
+        "vqav2",
+        protocol,
+        "soft accuracy",
+        round(percent(values), 2),
+        mean_interval(values),
+        {
+            "answer type": {name: round(value, 2) for name, value in by_answer.items()},
+            "question type": {name: round(value, 2) for name, value in by_question.items()},
+        },
+        samples,
+        len(pairs),
+        len(pairs) - len(samples),
+    )
+
+
+def write_submission(pairs: Sequence[Pair], path: Path) -> None:
+    """EvalAI's list: every question of the split, m4c-normalised, "" where nothing was answered.
+
+    Source: LLaVA's `convert_vqav2_for_submission.py`. The server refuses a list whose ids are not the split's.
+    """
+    rows = [
+        {"question_id": int(question.id), "answer": "" if text is None else normalize_m4c(text)}
+        for question, text in pairs
+    ]
+    path.write_text(json.dumps(rows), encoding="utf-8")
