@@ -351,7 +351,7 @@ def _token_id(tokenizer: Tokenizer, token: str) -> int:
 
 def _image_settings(data: dict[str, Any]) -> ImageSettings:
     """From the keys that transformers' image processors use."""
-    names = {int(method): name for name, method in _RESAMPLING.items()}
+    names: dict[int, Resample] = {int(method): name for name, method in _RESAMPLING.items()}
     if data["resample"] not in names:
         known = ", ".join(f"{number} ({name})" for number, name in names.items())
         raise ValueError(f"image resample {data['resample']!r} is unknown: use one of {known}")

@@ -1,0 +1,342 @@
+"""Model directories: what transformers' `save_pretrained` writes, read strictly.
+
+config.json, model.safetensors (or shards with an index), processor and tokenizer files, generation_config.json.
+Every tensor of the model must be there, used, finite and of the right shape; a broken directory is one clear line.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from vlmamba.config import ModelConfig
+from vlmamba.model import VLMamba
+from vlmamba.processing import Processor, read_json
+
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLE = "pytorch_model.bin"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TIED_HEAD = "lm_head.weight"
+
+
+class CheckpointError(ValueError):
+    """A model directory that cannot be used; the message is one line that names what is wrong."""
+
+
+def load_model(
+    source: str | Path,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype | str | None = None,
+) -> tuple[VLMamba, Processor]:
+    """A model directory or hub id -> the model in eval mode, and its processor.
+
+    `dtype` None: float32 on the CPU, the stored type elsewhere. A configuration whose tower or language model is
+    not ours is handed to `vlmamba.integrations.transformers`.
+    Raises FileNotFoundError for what is missing, CheckpointError for what is broken.
+    """
+    directory = find_directory(source)
+    try:
+        settings = read_json(directory / "config.json")
+        if not _is_ours(settings):
+            return _load_foreign(directory, device, dtype)
+        config = _read_config(directory, settings)
+        processor = Processor.load(directory)
+        _check_processor(processor, config, directory)
+        device, dtype = torch.device(device), _as_dtype(dtype)
+        tensors = read_weights(directory)
+        if dtype is None and device.type == "cpu":
+            dtype = torch.float32
+        elif dtype is None:
+            dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
+        model = empty_model(config)
+        assign_weights(model, tensors, device, dtype)
+        return model.eval(), processor
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise CheckpointError(str(error)) from None
+
+
+def save_model(
+    directory: str | Path,
+    model: VLMamba,
+    processor: Processor,
+    generation: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | str | None = None,
+) -> None:
+    """Writes a model directory that `load_model` and transformers read.
+
+    Everything is written aside and moved into place when it is whole: a new directory appears at once; in an
+    existing one each file is replaced whole, config.json last, and other files stay. `dtype`: what the weights
+    are stored as, None for what they are. `generation`: further keys of generation_config.json.
+    Raises CheckpointError for weights that are not finite, also when only the stored type makes them so.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise FileExistsError(f"{directory} is a file: name a directory to save the model in")
+    tensors = _to_store(model, _as_dtype(dtype))
+    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    partial.mkdir(parents=True)
+    try:
+        save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+        processor.save(partial)
+        defaults = {
+            "eos_token_id": model.config.eos_token_id,
+            "pad_token_id": model.config.pad_token_id,
+        }
+        _write_json(partial / "generation_config.json", defaults | dict(generation or {}))
+        stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        _write_json(partial / "config.json", model.config.to_dict() | {"dtype": stored})
+        shutil.copymode(partial / "config.json", partial / _WEIGHTS)  # safetensors makes it private
+        _move_into_place(partial, directory)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def find_directory(source: str | Path) -> Path:
+    """A local directory as it is; a hub id, downloaded. Raises FileNotFoundError when it is neither."""
+    path = Path(source)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise FileNotFoundError(f"{path} is a file: name the model's directory")
+    if not _HUB_ID.fullmatch(str(source)):
+        raise FileNotFoundError(
+            f"{source}: no such model directory (a model on the hub is written OWNER/NAME)"
+        )
+    from huggingface_hub import snapshot_download  # takes longer to import than a model to load
+
+    try:
+        found = snapshot_download(
+            str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors", _PICKLE]
+        )
+    except Exception as error:  # offline, private, misspelt: each has an exception of its own
+        reason = str(error).strip().splitlines()[0]
+        raise FileNotFoundError(
+            f"{source} is neither a directory here nor a model that the hub gives: {reason}"
+        ) from None
+    return Path(found)
+
+
+def empty_model(config: ModelConfig) -> VLMamba:
+    """A model whose parameters are allocated and nothing more: `assign_weights` must follow.
+
+    As fast as the meta device should be; the first use of that one imports torch's compiler.
+    """
+    with _NoInitialisation():
+        return VLMamba(config)
+
+
+def read_weights(directory: Path) -> dict[str, Tensor]:
+    """The tensors of a model directory, on the CPU: one safetensors file, shards with an index, or a pickle.
+
+    Raises FileNotFoundError for a missing file and CheckpointError for a broken one.
+    """
+    if (directory / _WEIGHTS).is_file():
+        return _read_safetensors(directory / _WEIGHTS)
+    if (directory / _INDEX).is_file():
+        return _read_shards(directory / _INDEX)
+    if (directory / _PICKLE).is_file():
+        return _read_pickle(directory / _PICKLE)
+    raise FileNotFoundError(f"{directory} holds no weights: {_WEIGHTS} is missing")
+
+
+def assign_weights(
+    model: VLMamba,
+    tensors: Mapping[str, Tensor],
+    device: torch.device | str,
+    dtype: torch.dtype,
+) -> None:
+    """Makes `tensors` the model's parameters, on `device` and of `dtype`.
+
+    Raises CheckpointError when a tensor is missing, unused, of another shape, not of floats or not finite.
+    """
+    expected = model.state_dict()
+    if model.config.text.tie_embeddings:
+        del expected[_TIED_HEAD]
+    missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
+    if missing:
+        raise CheckpointError(f"the weights lack {_some(missing)}: the model needs it")
+    if extra:
+        raise CheckpointError(f"the weights hold {_some(extra)}, which the model has no place for")
+    for name, tensor in tensors.items():
+        if tensor.shape != expected[name].shape:
+            raise CheckpointError(
+                f"the weight {name} has shape {tuple(tensor.shape)}, the model needs {tuple(expected[name].shape)}"
+            )
+        if not tensor.is_floating_point():
+            raise CheckpointError(f"the weight {name} is of {tensor.dtype}, expected floats")
+    ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
+    for name, tensor in ready.items():
+        _check_finite(name, tensor)
+    if model.config.text.tie_embeddings:
+        model.load_state_dict(ready, strict=False, assign=True)
+        model.lm_head.weight = model.model.language_model.embeddings.weight
+    else:
+        model.load_state_dict(ready, assign=True)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves out every in-place function, and so the filling of new parameters."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = func.__name__
+        if name.endswith("_") and not name.endswith("__"):
+            return args[0] if args else (kwargs or {})["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
+def _is_ours(settings: Mapping[str, Any]) -> bool:
+    """Whether our own modules serve this configuration; a part without a model_type is left to its reader."""
+    kinds = []
+    for key in ("text_config", "vision_config"):
+        part = settings.get(key)
+        kinds.append(part.get("model_type") if isinstance(part, Mapping) else None)
+    text, vision = kinds
+    ours = text in (None, "mamba") and vision in (None, "siglip_vision_model", "clip_vision_model")
+    return ours or settings.get("model_type") != "vlmamba"
+
+
+def _load_foreign(
+    directory: Path, device: torch.device | str, dtype: torch.dtype | str | None
+) -> tuple[VLMamba, Processor]:
+    try:
+        from vlmamba.integrations import transformers
+    except ImportError as error:
+        raise CheckpointError(
+            f"{directory} names a tower or language model of transformers ({error}): "
+            "pip install 'vlmamba[transformers]'"
+        ) from None
+    return transformers.load_model(directory, device, dtype)
+
+
+def _read_config(directory: Path, settings: Mapping[str, Any]) -> ModelConfig:
+    try:
+        return ModelConfig.from_dict(settings)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{directory / 'config.json'} cannot be used: {error}") from None
+
+
+def _check_processor(processor: Processor, config: ModelConfig, directory: Path) -> None:
+    pairs = {
+        "image size": (processor.image.image_size, config.vision.image_size),
+        "number of patches": (processor.num_patches, config.vision.num_patches),
+        "image token": (processor.image_token_id, config.image_token_id),
+        "eos token": (processor.eos_token_id, config.eos_token_id),
+        "pad token": (processor.pad_token_id, config.pad_token_id),
+    }
+    for what, (of_processor, of_model) in pairs.items():
+        if of_processor != of_model:
+            raise CheckpointError(
+                f"{directory}: the processor's {what} is {of_processor}, the model's {of_model}: they must agree"
+            )
+    if processor.tokenizer.get_vocab_size() > config.text.vocab_size:
+        raise CheckpointError(
+            f"{directory}: the tokenizer has {processor.tokenizer.get_vocab_size()} tokens, "
+            f"the model {config.text.vocab_size}"
+        )
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): copy or download it again"
+        ) from None
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
+        raise CheckpointError(f"{index} has no weight_map from tensors to files")
+    tensors: dict[str, Tensor] = {}
+    for name in sorted(set(places.values())):
+        if Path(name).name != name:
+            raise CheckpointError(f"{index} names {name!r}: shards lie beside their index")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f"{index.parent / name} is missing: the index names it")
+        shard = _read_safetensors(index.parent / name)
+        for tensor in shard:
+            if places.get(tensor) != name:
+                raise CheckpointError(f"{index} does not place {tensor} in {name}, but it is there")
+        tensors |= shard
+    absent = places.keys() - tensors.keys()
+    if absent:
+        raise CheckpointError(f"{index} names {_some(absent)}, but the shards lack it")
+    return tensors
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    """Tensors only: nothing else is unpickled, so no code of the file is run."""
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:
+        raise CheckpointError(
+            f"{path} is not a plain file of weights: it is broken, or holds objects that could run code"
+        ) from None
+    if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
+        raise CheckpointError(f"{path} is not a plain mapping from names to tensors")
+    return data
+
+
+def _to_store(model: VLMamba, dtype: torch.dtype | None) -> dict[str, Tensor]:
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name == _TIED_HEAD and model.config.text.tie_embeddings:
+            continue
+        stored = tensor.detach().to("cpu", dtype).contiguous()
+        if not stored.isfinite().all():
+            which = "is not finite" if not tensor.isfinite().all() else f"does not fit into {dtype}"
+            raise CheckpointError(f"the weight {name} {which}: the model was not saved")
+        tensors[name] = stored
+    return tensors
+
+
+def _move_into_place(partial: Path, directory: Path) -> None:
+    if not directory.exists():
+        partial.rename(directory)
+        return
+    # Without its configuration the directory is no model, so a crash from here on cannot leave a mixture.
+    for stale in (directory / "config.json", directory / _INDEX, directory / _PICKLE):
+        stale.unlink(missing_ok=True)
+    for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
+        file.replace(directory / file.name)
+
+
+def _check_finite(name: str, tensor: Tensor) -> None:
+    # A sum is far cheaper than a look at every number, and never finite when one of them is not.
+    if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
+        raise CheckpointError(f"the weight {name} holds numbers that are not finite")
+
+
+def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    if dtype is None or isinstance(dtype, torch.dtype):
+        return dtype
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or float16")
+    return named
+
+
+def _some(names: Iterable[str]) -> str:
+    """The first names in order, and how many more there are."""
+    ordered = sorted(names)
+    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
+    return ", ".join(ordered[:3]) + more
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
