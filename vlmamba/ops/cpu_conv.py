@@ -98,7 +98,13 @@ def _window(seen: Tensor, segment: Tensor | None, j: int, k: int) -> Tensor:
     """What tap `j` of `k` reads at every position (b, l, e), in the wide dtype."""
     l = seen.shape[1] - k + 1
     window = seen[:, j : j + l].to(scan_dtype(seen.dtype))
-    return window if segment is None else window * (segment[:, j : j + l] == segment[:, k - 1 :])
+    return window if segment is None else window * _same(segment, j, k)
+
+
+def _same(segment: Tensor, j: int, k: int) -> Tensor:
+    """Where no reset lies between a position and the input that tap `j` of `k` reads (b, l, 1)."""
+    l = segment.shape[1] - k + 1
+    return segment[:, j : j + l] == segment[:, k - 1 :]
 
 
 class _CausalConv1d(torch.autograd.Function):
@@ -110,39 +116,32 @@ class _CausalConv1d(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         ctx.save_for_backward(reset, *inputs)
         ctx.activation = activation
-        ctx.set_materialize_grads(False)
         return _forward(activation, reset, *inputs)  # pyright: ignore[reportArgumentType]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride], the decorator's doing
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        dout, dlast = grad_outputs
         reset, *inputs = ctx.saved_tensors
         x, weight, bias, initial_state = inputs
         dtype, l, k = scan_dtype(x.dtype), x.shape[1], weight.shape[1]
         seen, segment = _seen(x, initial_state, k), _segment(reset, k)
+        dout = dout.to(dtype)
+        if ctx.activation == "silu":
+            dout = torch.ops.aten.silu_backward(dout, _taps(seen, weight, bias, segment))
         dseen = torch.zeros_like(seen, dtype=dtype)
-        dweight, dbias = torch.zeros_like(weight, dtype=dtype), None
-        if dlast is not None:
-            dlast = dlast.transpose(1, 2).to(dtype)  # (b, k-1, e)
-            dseen[:, l:] = dlast if segment is None else dlast * _alive(segment, l)
-        if dout is not None:
-            dout = dout.to(dtype)
-            if ctx.activation == "silu":
-                taps = _taps(seen, weight, bias, segment)
-                dout = torch.ops.aten.silu_backward(dout, taps)
-            dbias = dout.sum((0, 1))
-            for j, tap in enumerate(weight.to(dtype).t().contiguous()):
+        dseen[:, l:] = dlast.transpose(1, 2)
+        if segment is not None:
+            dseen[:, l:] *= _alive(segment, l)
+        dweight = torch.zeros_like(weight, dtype=dtype)
+        for j, tap in enumerate(weight.to(dtype).t().contiguous()):
+            if ctx.needs_input_grad[3]:
                 dweight[:, j] = (dout * _window(seen, segment, j, k)).sum((0, 1))
-                dtap = (
-                    dout
-                    if segment is None
-                    else dout * (segment[:, j : j + l] == segment[:, k - 1 :])
-                )
-                dseen[:, j : j + l].addcmul_(dtap, tap)
-        dx, dpast = dseen[:, k - 1 :], dseen[:, : k - 1].transpose(1, 2)
-        grads = (dx, dweight, dbias, dpast)
-        typed = (
-            None if t is None or d is None else d.to(t.dtype)
-            for d, t in zip(grads, inputs, strict=True)
-        )
-        return None, None, *typed
+            reached = dout if segment is None else dout * _same(segment, j, k)
+            dseen[:, j : j + l].addcmul_(reached, tap)
+        dpast = dseen[:, : k - 1].transpose(1, 2)  # (b, e, k-1)
+        grads = (dseen[:, k - 1 :], dweight, dout.sum((0, 1)), dpast)
+        pairs = zip(grads, inputs, strict=True)
+        return None, None, *(None if t is None else grad.to(t.dtype) for grad, t in pairs)

@@ -71,7 +71,8 @@ def selective_state_update(
     decay = ((delta * LOG2_E).unsqueeze(-1) * A.to(dtype)).exp2_()  # (b, e, n)
     h = state.to(dtype).mul_(decay)
     h.addcmul_((delta * wide).unsqueeze(-1), B.to(dtype).unsqueeze(1))
-    y = torch.einsum("ben,bn->be", h, C.to(dtype))
+    with torch.autocast("cpu", enabled=False):
+        y = torch.bmm(C.to(dtype).unsqueeze(1), h.mT).squeeze(1)  # (b, e)
     if h is not state:
         state.copy_(h)
     if D is not None:
@@ -187,21 +188,22 @@ class _SelectiveScan(torch.autograd.Function):
         y, last, starts = _forward(scan, D, z, initial_state, checkpoints=True)
         ctx.save_for_backward(reset, starts, *inputs)
         ctx.dt_softplus = dt_softplus
-        ctx.set_materialize_grads(False)
         return y.to(u.dtype), last  # pyright: ignore[reportOptionalMemberAccess]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dout: Tensor | None, dlast: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(  # pyright: ignore[reportIncompatibleMethodOverride], the decorator's doing
+        ctx: Any, *grad_outputs: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        dout, dlast = grad_outputs
         reset, starts, *inputs = ctx.saved_tensors
         u, dt, A, B, C, D, z, dt_bias, initial_state = inputs
         scan = _Scan.of(u, dt, A, B, C, dt_bias, ctx.dt_softplus, reset)
         dtype = scan.x.dtype
-        dy = torch.zeros_like(scan.x) if dout is None else _position_first(dout, dtype)
-        gate = dgated = dz = dD = dbias = dstart = None
-        if z is not None:
-            gate, dgated = _position_first(z, dtype), dy
-            dy = dy * F.silu(gate)
+        dz = dD = dbias = dstart = None
+        gate = None if z is None else _position_first(z, dtype)
+        dgated = _position_first(dout, dtype)
+        dy = dgated if gate is None else dgated * F.silu(gate)
         g = _backward(scan, starts, dy, dlast, need_y=z is not None, need_A=ctx.needs_input_grad[4])
         ddelta, du = g.delta.addcmul_(g.x, scan.u), g.x.mul_(scan.delta)
         if D is not None:
@@ -236,13 +238,21 @@ class _Grads(NamedTuple):
 
 
 def _backward(
-    scan: _Scan, starts: Tensor, dy: Tensor, dlast: Tensor | None, *, need_y: bool, need_A: bool
+    scan: _Scan, starts: Tensor, dy: Tensor, dlast: Tensor, *, need_y: bool, need_A: bool
 ) -> _Grads:
     """From the end to the start, g_t = C_t dy_t + decay_{t+1} g_{t+1} is the gradient that reaches h_t."""
-    shapes = (dy.shape, dy.shape, dy.shape, scan.A.shape, scan.B.shape, scan.C.shape, starts.shape[1:])
+    shapes = (
+        dy.shape,
+        dy.shape,
+        dy.shape,
+        scan.A.shape,
+        scan.B.shape,
+        scan.C.shape,
+        starts.shape[1:],
+    )
     out = _Grads(*(dy.new_empty(shape) for shape in shapes))
     out.A.zero_()
-    out.start.zero_() if dlast is None else out.start.copy_(dlast.transpose(1, 2))
+    out.start.copy_(dlast.transpose(1, 2))
     decays, states = scan.buffers()
     carries = torch.empty_like(decays)
     _, b, n, e = states.shape
@@ -251,25 +261,29 @@ def _backward(
         decay, before, h, g = decays[:t], states[:t], states[1 : 1 + t], carries[:t]
         states[0] = start
         scan.run(begin, end, decay, states[: 1 + t])
-        B, C = scan.B[begin:end], scan.C[begin:end]
+        at = slice(begin, end)
+        delta, B, C = scan.delta[at].unsqueeze(2), scan.B[at], scan.C[at]
+        row = dy[at].view(rows, 1, e)
+        torch.mul(C.unsqueeze(-1), dy[at].unsqueeze(2), out=g)
+        g[-1] += out.start
+        later, *earlier = reversed(g.unbind(0))
+        for step, carry in zip(reversed(decay.unbind(0)), earlier, strict=False):
+            torch.addcmul(carry, step, later, out=carry)
+            later = carry
         flat_h, flat_g = h.view(rows, n, e), g.view(rows, n, e)
         if need_y:
-            torch.bmm(C.view(rows, 1, n), flat_h, out=out.y[begin:end].view(rows, 1, e))
-        torch.bmm(flat_h, dy[begin:end].view(rows, e, 1), out=out.C[begin:end].view(rows, n, 1))
-        torch.mul(C.unsqueeze(-1), dy[begin:end].unsqueeze(2), out=g)
-        g[-1] += out.start
-        for i in range(t - 2, -1, -1):
-            torch.addcmul(g[i], decay[i + 1], g[i + 1], out=g[i])
-        torch.bmm(B.view(rows, 1, n), flat_g, out=out.x[begin:end].view(rows, 1, e))
-        torch.bmm(flat_g, scan.x[begin:end].view(rows, e, 1), out=out.B[begin:end].view(rows, n, 1))
+            torch.bmm(C.view(rows, 1, n), flat_h, out=out.y[at].view(rows, 1, e))
+        torch.bmm(row, flat_h.mT, out=out.C[at].view(rows, 1, n))
+        torch.bmm(B.view(rows, 1, n), flat_g, out=out.x[at].view(rows, 1, e))
+        torch.bmm(scan.x[at].view(rows, 1, e), flat_g.mT, out=out.B[at].view(rows, 1, n))
         g *= decay
         out.start.copy_(g[0])
         g *= before  # the gradient of delta A
         if need_A:
-            torch.mul(g, scan.delta[begin:end].unsqueeze(2), out=decay)
+            torch.mul(g, delta, out=decay)
             out.A.add_(decay.sum((0, 1)))
         g *= scan.A
-        torch.sum(g, 2, out=out.delta[begin:end])
+        torch.sum(g, 2, out=out.delta[at])
     return out
 
 
