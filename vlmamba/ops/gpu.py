@@ -1,0 +1,33 @@
+"""The GPU backend's door: the ops as Triton kernels, launched on their tensors' own device."""
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import ParamSpec, TypeVar
+
+import torch
+from torch import Tensor
+
+from vlmamba.ops import conv, scan, step
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _on_its_device(op: Callable[P, R]) -> Callable[P, R]:
+    """`op` with its tensors' device current, for Triton launches there; torch.compile calls it as it is."""
+
+    @torch.compiler.disable
+    @functools.wraps(op)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
+        with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
+            return op(*args, **kwargs)
+
+    return call
+
+
+selective_scan = _on_its_device(scan.selective_scan)
+causal_conv1d = _on_its_device(conv.causal_conv1d)
+selective_state_update = _on_its_device(step.selective_state_update)
+causal_conv1d_update = _on_its_device(step.causal_conv1d_update)
