@@ -9,8 +9,9 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ from PIL import Image
 from vlmamba.data import dialogues
 from vlmamba.data.augment import LAYOUT, PHOTO, TEXT, Policy
 from vlmamba.data.dialogues import Dialogue
-from vlmamba.data.mixture import Rows, Source
-from vlmamba.data.packs import Pack, find_packs, in_processes, open_pack, square_pixels
-from vlmamba.processing import Processor, Turn
+from vlmamba.data.drawn import Drawing
+from vlmamba.data.mixture import Source
+from vlmamba.data.packs import Pack, find_packs, open_pack, square_pixels
+from vlmamba.data.words import WordPictures, find_fonts
 
 log = logging.getLogger("vlmamba")
+# index -> a picture and a dialogue about it; must be picklable
+Draw = Callable[[int], tuple[Image.Image, Dialogue]]
 
 # Names that a sentence can hold, where the set's own label is not one.
 NAMES = {
@@ -47,13 +51,7 @@ def class_name(label: str) -> str:
 
 
 def photo_source(
-    pack: Pack,
-    processor: Processor,
-    share: float,
-    size: int,
-    what: str,
-    per_picture: int,
-    policy: Policy = PHOTO,
+    pack: Pack, share: float, size: int, what: str, per_picture: int, policy: Policy = PHOTO
 ) -> Source:
     """Pictures of one named thing each, with `per_picture` dialogues about every picture."""
     names = [class_name(label) for label in pack.classes]
@@ -65,26 +63,21 @@ def photo_source(
         return dialogues.about_object(name, absent, what, rng)
 
     picture = np.repeat(np.arange(len(pack)), per_picture)
-    rows = dialogue_rows(
-        [dialogue(k, random.Random(i)) for i, k in enumerate(picture)], picture, processor
-    )
-    return Source(pack.name, square_pixels(pack, size), rows, policy, share, classes, len(names))
+    told = [dialogue(k, random.Random(i)) for i, k in enumerate(picture)]
+    pixels = square_pixels(pack, size)
+    return Source(pack.name, pixels, picture, told, policy, share, classes, len(names))
 
 
-def word_source(
-    pack: Pack, processor: Processor, share: float, size: int, per_picture: int
-) -> Source:
-    """Cropped words from signs and posters."""
+def sign_source(pack: Pack, share: float, size: int, per_picture: int) -> Source:
+    """Words cropped from photos of signs and posters."""
     texts = pack.meta["texts"]
     words = [texts[i] for i in pack.arrays["i"]]
     picture = np.repeat(np.arange(len(pack)), per_picture)
     told = [dialogues.about_word(words[k], words, random.Random(i)) for i, k in enumerate(picture)]
-    return Source(
-        pack.name, square_pixels(pack, size), dialogue_rows(told, picture, processor), TEXT, share
-    )
+    return Source(pack.name, square_pixels(pack, size), picture, told, TEXT, share)
 
 
-def easy_vqa_source(processor: Processor, share: float) -> Source | None:
+def easy_vqa_source(share: float) -> Source | None:
     """The train split of the PyPI package easy-vqa, in its own wording; None where it is not installed."""
     pictures, questions = easy_vqa("train")
     if not questions:
@@ -96,8 +89,7 @@ def easy_vqa_source(processor: Processor, share: float) -> Source | None:
     parts = [(k, turns[i : i + 3]) for k, turns in told.items() for i in range(0, len(turns), 3)]
     picture = np.array([k for k, _ in parts])
     pixels = np.stack([np.asarray(image) for image in pictures.values()])
-    rows = dialogue_rows([turns for _, turns in parts], picture, processor)
-    return Source("easy_vqa", pixels, rows, LAYOUT, share)
+    return Source("easy_vqa", pixels, picture, [turns for _, turns in parts], LAYOUT, share)
 
 
 def easy_vqa(split: str) -> tuple[dict[int, Image.Image], list[tuple[str, str, int]]]:
@@ -118,83 +110,23 @@ def easy_vqa(split: str) -> tuple[dict[int, Image.Image], list[tuple[str, str, i
     return pictures, [tuple(question) for question in questions]
 
 
-def drawn_source(
-    name: str,
-    draw: Callable[[int], tuple[Image.Image, Dialogue]],
-    count: int,
-    size: int,
-    processor: Processor,
-    policy: Policy,
-    share: float,
-) -> Source:
-    """`count` pictures that the package draws itself: `draw(index)` gives a picture and a dialogue about it."""
-    pixels = in_processes(_Drawing(draw, size), range(count))
+def drawn_source(name: str, draw: Draw, count: int, policy: Policy, share: float) -> Source:
+    """`count` pictures that the package draws itself, by one process a core."""
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        told = list(pool.map(_Telling(draw), range(count), chunksize=256))
-    return Source(name, pixels, dialogue_rows(told, np.arange(count), processor), policy, share)
+        drawn = list(pool.map(_Drawing(draw), range(count), chunksize=64))
+    pixels = np.stack([picture for picture, _ in drawn])
+    return Source(name, pixels, np.arange(count), [told for _, told in drawn], policy, share)
 
 
+@dataclass(frozen=True)
 class _Drawing:
-    """The picture of an index as pixels; a class, because processes need something they can name."""
+    """The pixels of an index and its dialogue; a class, because processes need what they can name."""
 
-    def __init__(self, draw: Callable[[int], tuple[Image.Image, Dialogue]], size: int) -> None:
-        self.draw, self.size = draw, size
+    draw: Draw
 
-    def __call__(self, index: int) -> NDArray[np.uint8]:
-        picture, _ = self.draw(index)
-        return np.asarray(
-            picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BICUBIC)
-        )
-
-
-class _Telling:
-    """The dialogue of an index."""
-
-    def __init__(self, draw: Callable[[int], tuple[Image.Image, Dialogue]]) -> None:
-        self.draw = draw
-
-    def __call__(self, index: int) -> Dialogue:
-        return self.draw(index)[1]
-
-
-def dialogue_rows(
-    told: Sequence[Dialogue],
-    picture: NDArray[np.int64],
-    processor: Processor,
-    max_text_tokens: int = 64,
-) -> Rows:
-    """Token ids and labels of dialogues, right-padded; turns that would pass the limit are left out."""
-    limit = processor.num_patches + max_text_tokens
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        encode = _Encoding(processor, limit)
-        encoded = list(pool.map(encode, told, chunksize=512))
-    length = max(len(ids) for ids, _ in encoded)
-    input_ids = np.full((len(encoded), length), processor.pad_token_id, np.int32)
-    labels = np.full((len(encoded), length), -100, np.int32)
-    for row, (ids, wanted) in enumerate(encoded):
-        input_ids[row, : len(ids)] = ids
-        labels[row, : len(ids)] = wanted
-    return Rows(picture, input_ids, labels)
-
-
-class _Encoding:
-    """Ids and labels of one dialogue, as many turns as fit."""
-
-    def __init__(self, processor: Processor, limit: int) -> None:
-        self.processor, self.limit = processor, limit
-
-    def __call__(self, told: Dialogue) -> tuple[list[int], list[int]]:
-        for keep in range(len(told), 0, -1):
-            turns = []
-            for number, (question, answer) in enumerate(told[:keep]):
-                turns += [
-                    Turn("user", question, num_pictures=int(number == 0)),
-                    Turn("assistant", answer),
-                ]
-            ids, labels = self.processor.training_ids(turns)
-            if len(ids) <= self.limit:
-                return ids, labels
-        raise ValueError(f"a single turn is longer than {self.limit} tokens: {told[0]!r}")
+    def __call__(self, index: int) -> tuple[NDArray[np.uint8], Dialogue]:
+        picture, told = self.draw(index)
+        return np.asarray(picture.convert("RGB")), told
 
 
 def training_packs(directory: str | Path) -> dict[str, Pack]:
@@ -210,3 +142,35 @@ def training_packs(directory: str | Path) -> dict[str, Pack]:
             f"{directory} holds no training packs (*.npz): see docs/training.md"
         )
     return {name: open_pack(path) for name, path in allowed.items()}
+
+
+def mini_sources(directory: Path, size: int, drawn: int, words: int, seed: int) -> list[Source]:
+    """Everything at hand, with its share of a batch."""
+    packs = training_packs(directory)
+    sources: list[Source | None] = []
+    for name, pack in packs.items():
+        if name.startswith("tiny64"):
+            sources.append(photo_source(pack, 18, 64, "photo", per_picture=1))
+        elif name.startswith("cifar10"):
+            sources.append(photo_source(pack, 12, 32, "small photo", per_picture=1))
+        elif name.startswith("caltech101"):
+            sources.append(photo_source(pack, 14, size, "picture", per_picture=6))
+        elif name.startswith("clothing"):
+            sources.append(photo_source(pack, 6, size, "photo", per_picture=6))
+        elif name.startswith("iiit5k"):
+            sources.append(sign_source(pack, 4, size, per_picture=4))
+    sources.append(easy_vqa_source(8))
+    spoken = tuple(sorted({word for pack in packs.values() for word in _words(pack)}))
+    sources.append(drawn_source("drawn", Drawing(size=size, seed=seed).draw, drawn, LAYOUT, 10))
+    lettering = WordPictures(spoken, tuple(find_fonts()), size, seed)
+    sources.append(drawn_source("words", lettering.draw, words, TEXT, 8))
+    return [source for source in sources if source is not None]
+
+
+def _words(pack: Pack) -> list[str]:
+    """Words that a pack knows: its texts, or those of its class names."""
+    if "texts" in pack.meta:
+        return [text for text in pack.meta["texts"] if text.isalnum()]
+    if "classes" in pack.meta or "names" in pack.meta:
+        return [word for label in pack.classes for word in class_name(label).split() if word.isalpha()]
+    return []

@@ -6,7 +6,6 @@ Beside them stand `y` (class index), `box`, or `i` (row into a list of `meta`). 
 import io
 import json
 import os
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,23 +65,9 @@ def square_pixels(pack: Pack, size: int) -> NDArray[np.uint8]:
 
     Decoded by one process a core.
     """
-    encoded = [pack.encoded(k) for k in range(len(pack))]
-    return in_processes(_decode_square, [(data, size) for data in encoded])
-
-
-def in_processes(function: Any, tasks: Sequence[Any], chunk: int = 256) -> NDArray[np.uint8]:
-    """`np.stack` of function(task) over all tasks, in order, by one process a core."""
-    chunks = [tasks[start : start + chunk] for start in range(0, len(tasks), chunk)]
+    tasks = [(pack.encoded(k), size) for k in range(len(pack))]
     with ProcessPoolExecutor(os.cpu_count()) as pool:
-        stacks: Iterator[NDArray[np.uint8]] = pool.map(
-            _stack, [(function, part) for part in chunks]
-        )
-        return np.concatenate(list(stacks))
-
-
-def _stack(job: tuple[Any, Sequence[Any]]) -> NDArray[np.uint8]:
-    function, tasks = job
-    return np.stack([function(task) for task in tasks])
+        return np.stack(list(pool.map(_decode_square, tasks, chunksize=256)))
 
 
 def _decode_square(task: tuple[bytes, int]) -> NDArray[np.uint8]:
