@@ -58,18 +58,19 @@ def open_picture(source: Picture) -> Image.Image:
 
 def _open(file: IO[bytes], name: str) -> Image.Image:
     """Decodes a picture only after its header has shown an allowed format and size."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about odd metadata, which is not looked at
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
             opened = Image.open(file, formats=_FORMATS)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise PictureError(_too_large(name)) from None
-    except Exception:  # decoders raise anything on broken headers
-        raise PictureError(
-            f"{name} is not a picture that can be read: give a {_READABLE} file"
-        ) from None
-    with opened:
-        return _decode(opened, name)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+            raise PictureError(_too_large(name)) from None
+        except Exception:  # decoders raise anything on broken headers
+            raise PictureError(
+                f"{name} is not a picture that can be read: give a whole {_READABLE} file"
+            ) from None
+        with opened:
+            return _decode(opened, name)
 
 
 def _decode(opened: Image.Image, name: str) -> Image.Image:
@@ -109,8 +110,9 @@ def _to_rgb(picture: Image.Image, name: str) -> Image.Image:
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
     """Grey values of more than 8 bits -> uint8: integers are of 16 bits, floats of 0 to 1 (else of 0 to 255)."""
     if values.dtype.kind == "f":
+        values = np.nan_to_num(values)
         scale = 255.0 if values.max() <= 1 else 1.0
-        return np.clip(np.nan_to_num(values) * scale + 0.5, 0, 255).astype(np.uint8)
+        return np.clip(values * scale, 0, 255).round().astype(np.uint8)
     return (np.clip(values, 0, 65535) >> 8).astype(np.uint8)
 
 
@@ -131,7 +133,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
             raise PictureError(
                 "the array holds floats outside 0 to 1: scale it, or convert it to uint8"
             )
-        array = (array * 255 + 0.5).astype(np.uint8)
+        array = (array * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:
         raise PictureError(
             f"the array is of {array.dtype}: convert it to uint8 (0 to 255) or floats (0 to 1)"
