@@ -175,9 +175,9 @@ class ModelConfig:
                 f"connector_config has unknown keys {unknown}: known are {sorted(known)}"
             )
         return cls(
-            vision=_vision_from_dict(data["vision_config"], data.get("vision_feature_layer", -2)),
+            vision=vision_from_dict(data["vision_config"], data.get("vision_feature_layer", -2)),
             connector=ConnectorConfig(**data["connector_config"]),
-            text=_text_from_dict(data["text_config"], data.get("tie_word_embeddings", True)),
+            text=text_from_dict(data["text_config"], data.get("tie_word_embeddings", True)),
             image_token_id=data["image_token_id"],
             eos_token_id=data.get("eos_token_id", 0),
             pad_token_id=data.get("pad_token_id", 1),
@@ -216,7 +216,7 @@ def _vision_to_dict(config: VisionConfig) -> dict[str, Any]:
     return {"model_type": f"{config.layout}_vision_model"} | {k: getattr(config, k) for k in names}
 
 
-def _vision_from_dict(data: Mapping[str, Any], feature_layer: int) -> VisionConfig:
+def vision_from_dict(data: Mapping[str, Any], feature_layer: int) -> VisionConfig:
     model_type = data.get("model_type", "")
     layout = model_type.removesuffix("_vision_model")
     _one_of(
@@ -243,7 +243,7 @@ def _text_to_dict(config: MambaConfig) -> dict[str, Any]:
     }
 
 
-def _text_from_dict(data: Mapping[str, Any], tie_embeddings: bool) -> MambaConfig:
+def text_from_dict(data: Mapping[str, Any], tie_embeddings: bool) -> MambaConfig:
     _one_of("text_config model_type", data.get("model_type", ""), ["mamba"])
     if data.get("hidden_act", "silu") != "silu":
         raise ValueError(

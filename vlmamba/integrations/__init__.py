@@ -1,0 +1,1 @@
+"""Doors to other projects: each file makes the model at home in one of them."""

@@ -1,0 +1,82 @@
+"""How weights begin, and what a directory must hold, in transformers' terms.
+
+transformers builds a model without memory and fills in afterwards what a directory did not hold, so every
+parameter is set here, and only through `transformers.initialization`, which leaves loaded ones alone.
+"""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+
+from vlmamba.mamba import MambaModel, RMSNorm, SelectiveSSM
+from vlmamba.vision import VisionEmbeddings
+
+
+def initialise(module: nn.Module) -> None:
+    """Sets the parameters of one module as its constructor does; children come before their parents."""
+    match module:
+        case nn.Linear() | nn.Conv1d() | nn.Conv2d():
+            init.kaiming_uniform_(module.weight, a=math.sqrt(5))
+            if module.bias is not None:
+                bound = 1 / math.sqrt(module.weight[0].numel())
+                init.uniform_(module.bias, -bound, bound)
+        case nn.Embedding():
+            init.normal_(module.weight)
+        case nn.LayerNorm():
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+        case RMSNorm():
+            init.ones_(module.weight)
+        case VisionEmbeddings() if module.clip:
+            init.normal_(module.class_embedding)
+        case SelectiveSSM():
+            _initialise_dynamics(module)
+        case MambaModel():
+            _initialise_language_model(module)
+
+
+def _initialise_dynamics(ssm: SelectiveSSM) -> None:
+    """As `SelectiveSSM.reset_ssm_parameters`."""
+    d_inner, d_state = ssm.A_log.shape
+    init.copy_(ssm.A_log, torch.arange(1, d_state + 1).log().expand(d_inner, d_state))
+    init.ones_(ssm.D)
+    bound = ssm.dt_rank**-0.5
+    init.uniform_(ssm.dt_proj.weight, -bound, bound)
+    step = torch.empty(d_inner).uniform_(math.log(1e-3), math.log(0.1)).exp()
+    init.copy_(ssm.dt_proj.bias, step + torch.log(-torch.expm1(-step)))
+
+
+def _initialise_language_model(model: MambaModel) -> None:
+    """As `MambaModel.reset_parameters`."""
+    init.normal_(model.embeddings.weight, std=0.02)
+    for block in model.layers:
+        bound = 1 / math.sqrt(model.config.d_inner * model.config.n_layer)
+        init.uniform_(block.mixer.out_proj.weight, -bound, bound)
+
+
+def check_loading(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
+    """Raises ValueError unless every weight was found in `source`, was used, and is finite."""
+    faults = {
+        "lack": info["missing_keys"],
+        "hold the unknown": info["unexpected_keys"],
+        "hold, in another shape,": [entry[0] for entry in info["mismatched_keys"]],
+        "hold numbers that are not finite in": [
+            name
+            for name, parameter in model.named_parameters()
+            if parameter.is_floating_point()
+            and parameter.device.type != "meta"
+            and not parameter.isfinite().all()
+        ],
+    }
+    for fault, names in faults.items():
+        if names:
+            first, others = sorted(names)[0], len(names) - 1
+            more = f" and {others} more" if others else ""
+            raise ValueError(
+                f"{source}: the weights {fault} {first}{more}: take a whole directory of this model, "
+                "or pass strict=False"
+            )
