@@ -153,10 +153,13 @@ class Drawing:
 
     def draw(self, index: int) -> tuple[Image.Image, Dialogue]:
         """Picture number `index` and a dialogue about it."""
-        rng = random.Random(f"{self.seed}/{index}")
-        contents = self.compose(rng)
-        dialogue = self.ask(contents, rng)
-        return paint(contents, self.size), dialogue
+        return self.picture(index), self.dialogue(index)
+
+    def picture(self, index: int) -> Image.Image:
+        return paint(self.contents(index), self.size)
+
+    def dialogue(self, index: int) -> Dialogue:
+        return self.ask(self.contents(index), random.Random(f"{self.seed}/{index}/words"))
 
     def contents(self, index: int) -> Contents:
         """What picture number `index` shows."""
