@@ -9,13 +9,16 @@ import json
 import math
 import sys
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from vlmamba.eval.tasks import gqa, mmbench, mme, mmmu, mmvet, pope, scienceqa, seed, textvqa, vqav2
 from vlmamba.eval.task import Question
+from vlmamba.eval.tasks import gqa, mmbench, mme, mmmu, mmvet, pope, scienceqa, seed, textvqa, vqav2
 from vlmamba.eval.vqa_accuracy import normalize, normalize_m4c, normalize_vlmevalkit
 from vlmamba.eval.yes_no import find_yes_or_no
+from vlmamba.processing import modality_length, square_padding
+from vlmamba.template import IMAGE_TOKEN, LLAVA_PLAIN, LLAVA_V1, Piece, Turn, as_text
 
 TOLERANCE = 1e-6
 # Of the training recipe alone: its chunking and its sampler are not ours.
@@ -166,7 +169,11 @@ def mmmu_dataset(given: dict[str, Any]) -> Any:
     for item in given["items"]:
         if item["question_type"] == "multiple-choice":
             gold = item["answer"]
-            right = item["parsed_pred"] in gold if isinstance(gold, list) else item["parsed_pred"] == gold
+            right = (
+                item["parsed_pred"] in gold
+                if isinstance(gold, list)
+                else item["parsed_pred"] == gold
+            )
         else:
             right = mmmu.is_correct_open(mmmu.parse_open(item["response"]), item["answer"])
         correct.append((item["id"], right))
@@ -186,6 +193,61 @@ def mmvet_grade(given: dict[str, Any]) -> Any:
         "calls": len(grade.replies),
         "temperatures": list(grade.temperatures),
     }
+
+
+def llava_turns(conversations: list[dict[str, str]], has_image: bool) -> list[Turn]:
+    """LLaVA's turns: a first one not the human's is dropped; image marks are taken out and the rest stripped."""
+    if conversations[0]["from"] != "human":
+        conversations = conversations[1:]
+    turns = []
+    for turn in conversations:
+        text, role = turn["value"], "user" if turn["from"] == "human" else "assistant"
+        pictured = has_image and IMAGE_TOKEN in text
+        if pictured:
+            text = text.replace(IMAGE_TOKEN, "").strip()
+        turns.append(Turn(role, text, int(pictured)))
+    return turns
+
+
+def learnt_segments(pieces: list[Piece]) -> list[str]:
+    """The texts of the supervised stretches, eos as `</s>`."""
+    return [
+        "".join(as_text(piece, "</s>") for piece in stretch)
+        for learnt, stretch in groupby(pieces, key=lambda piece: piece.learnt)
+        if learnt
+    ]
+
+
+def llava_v1(given: dict[str, Any]) -> Any:
+    turns = llava_turns(given["conversations"], given["has_image"])
+    pieces = LLAVA_V1.pieces(turns)
+    return {
+        "prompt": LLAVA_V1.render(turns, "</s>"),
+        "num_image_tokens": sum(piece.kind == "picture" for piece in pieces),
+        "supervised_segments": learnt_segments(pieces),
+        "warned": False,
+    }
+
+
+def llava_plain(given: dict[str, Any]) -> Any:
+    turns = llava_turns(given["conversations"], has_image=True)
+    pieces = LLAVA_PLAIN.pieces(turns)
+    return {
+        "text": LLAVA_PLAIN.render(turns, "</s>"),
+        "num_image_tokens": sum(piece.kind == "picture" for piece in pieces),
+        "supervised_segments": learnt_segments(pieces),
+        "ends_with_eos": pieces[-1].kind == "eos",
+    }
+
+
+def llava_pad(given: dict[str, Any]) -> Any:
+    side, offset, colour = square_padding(given["width"], given["height"], given["image_mean"])
+    return {"size": [side, side], "background": list(colour), "offset": list(offset)}
+
+
+def llava_modality_length(given: dict[str, Any]) -> Any:
+    texts = [turn["value"] for turn in given["conversations"]]
+    return modality_length(texts, given["has_image"])
 
 
 CHECKS: dict[tuple[str, str], Check] = {
@@ -221,6 +283,10 @@ CHECKS: dict[tuple[str, str], Check] = {
         mmmu.parse_open(given["response"]), given["answer"]
     ),
     ("mmmu", "dataset"): mmmu_dataset,
+    ("llava_train", "v1"): llava_v1,
+    ("llava_train", "plain"): llava_plain,
+    ("llava_train", "pad"): llava_pad,
+    ("llava_train", "modality_length"): llava_modality_length,
     ("seedbench", "item"): lambda given: seed.is_correct(given["text"], given["answer"]),
     ("seedbench", "dataset"): lambda given: seed.evaluate(
         given["annotation"], {r["question_id"]: r["text"] for r in given["predictions"]}

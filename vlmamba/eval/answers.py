@@ -37,7 +37,9 @@ def _from_record(record: Any, place: str) -> Answer:
         )
     number, text, prompt = record[id_field], record[text_field], record.get("prompt")
     if isinstance(number, bool) or not isinstance(number, str | int):
-        raise ValueError(f"{place}: {id_field} must be a string or a whole number, not {number!r:.60}")
+        raise ValueError(
+            f"{place}: {id_field} must be a string or a whole number, not {number!r:.60}"
+        )
     if not isinstance(text, str):
         raise ValueError(f"{place}: {text_field} must be a string, not {text!r:.60}")
     return Answer(str(number), text, place, prompt if isinstance(prompt, str) else None)
@@ -62,7 +64,7 @@ def _read_mme_folder(folder: Path) -> list[Answer]:
 def _read_xlsx(path: Path) -> list[Answer]:
     from openpyxl import load_workbook
 
-    rows = load_workbook(path, read_only=True).active.iter_rows(values_only=True)
+    rows = load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
     header = next(rows, ())
     answers = []
     for number, row in enumerate(rows, start=2):

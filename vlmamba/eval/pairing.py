@@ -43,7 +43,9 @@ def pair_answers(
             foreign.append(answer)
         elif number in given:
             first = given[number].place
-            raise ValueError(f"{answer.place}: question {answer.id} was answered before, at {first}")
+            raise ValueError(
+                f"{answer.place}: question {answer.id} was answered before, at {first}"
+            )
         elif answer.prompt in prompts and answer.prompt != questions[number].prompt:
             raise ValueError(
                 f"{answer.place}: the stored prompt {answer.prompt.splitlines()[0]!r} is not that of question "

@@ -62,7 +62,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: malformed JSON: {error.msg}") from None
         if not isinstance(record, dict):
-            raise ValueError(f"{path}:{number}: a JSON object is needed, not {type(record).__name__}")
+            raise ValueError(
+                f"{path}:{number}: a JSON object is needed, not {type(record).__name__}"
+            )
         yield f"{path}:{number}", record
 
 
@@ -88,5 +90,7 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
 def get(record: dict[str, Any], key: str, place: str) -> Any:
     """`record[key]`, or ValueError that names the place and the fields there are."""
     if key not in record:
-        raise ValueError(f"{place}: no field {key!r}; it has {', '.join(map(repr, record)) or 'none'}")
+        raise ValueError(
+            f"{place}: no field {key!r}; it has {', '.join(map(repr, record)) or 'none'}"
+        )
     return record[key]

@@ -31,8 +31,8 @@ wont->won't wouldve->would've wouldnt->wouldn't wouldnt've->wouldn't've wouldn't
 yall'll->y'all'll y'allll->y'all'll yall'd've->y'all'd've y'alld've->y'all'd've y'all'dve->y'all'd've youd->you'd
 youd've->you'd've you'dve->you'd've youll->you'll youre->you're youve->you've
 """
-CONTRACTIONS: dict[str, str] = {
-    wrong: right for wrong, right in (pair.split("->") for pair in _CONTRACTIONS_TABLE.split())
+CONTRACTIONS = {
+    pair.partition("->")[0]: pair.partition("->")[2] for pair in _CONTRACTIONS_TABLE.split()
 }
 NUMBER_WORDS = {
     word: str(number)

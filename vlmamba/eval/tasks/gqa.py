@@ -110,7 +110,10 @@ def evaluate(
         "binary": percent(binary),
         "open": percent(open_),
         "distribution": distribution(
-            [(q["groups"]["global"], q["answer"], convert(predictions[i])) for i, q in balanced.items()]
+            [
+                (q["groups"]["global"], q["answer"], convert(predictions[i]))
+                for i, q in balanced.items()
+            ]
         ),
         **tables,
     }

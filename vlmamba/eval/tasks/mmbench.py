@@ -14,6 +14,7 @@ from typing import Any
 
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
+from vlmamba.eval.letters import find_letter
 from vlmamba.eval.prompts import LETTER, LETTERS, lettered
 from vlmamba.eval.reading import find, get, read_table
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
@@ -42,7 +43,9 @@ ABBREVIATIONS = {
 }
 # Cells that pandas reads as NaN by default, as both public readers do.
 _NOT_A_VALUE = frozenset(
-    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|n/a|null|".split("|")
+    "#N/A|#N/A N/A|#NA|-1.#IND|-1.#QNAN|-NaN|-nan|1.#IND|1.#QNAN|<NA>|N/A|NA|NULL|NaN|n/a|null|".split(
+        "|"
+    )
 )
 _BLANKED = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
 _ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([A-D])", re.IGNORECASE)
@@ -129,6 +132,13 @@ def infer_lmms_eval(prediction: str, choices: Mapping[str, str]) -> tuple[str, s
     return _infer_text(prediction, choices)
 
 
+def infer_lmms_static(prediction: str, choices: Mapping[str, str]) -> tuple[str, str] | None:
+    """As lmms-eval scores without an LLM (`mmbench_en_dev_static`): what is undecided goes through `find_letter`."""
+    found = infer_lmms_eval(prediction, choices)
+    letter = None if found else find_letter(prediction, sorted(choices))
+    return (letter, "letter in free form") if letter else found
+
+
 def _group_rate(hits: Mapping[int, int], groups: Mapping[int, str]) -> dict[str, float]:
     members: dict[str, list[int]] = {}
     for number, name in groups.items():
@@ -140,9 +150,9 @@ def evaluate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "official")
     """circular accuracy, hits per group, report by (l2-)category, vanilla accuracies; all fractions.
 
     Rows are the table's, each with a prediction. A group is `index` modulo a million, whatever its number of passes.
-    vanilla0 looks at first passes alone, vanilla_all at every row.
+    vanilla0 looks at first passes alone, vanilla_all at every row. An undecided row is wrong.
     """
-    inference = infer_lmms_eval if protocol == "lmms-eval" else infer
+    inference = infer_lmms_static if protocol == "lmms-eval" else infer
     hits: dict[int, int] = {}
     right: dict[int, bool] = {}
     for row in rows:
@@ -154,7 +164,7 @@ def evaluate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "official")
     hits = {number: hit for number, hit in hits.items() if number in first}
     report = {"Overall": sum(hits.values()) / len(hits)} if hits else {"Overall": 0.0}
     for column in ("l2-category", "category"):
-        named = {
+        named: dict[int, str] = {
             number: ABBREVIATIONS.get(row[column], row[column])
             for number, row in first.items()
             if not is_missing(row.get(column))
@@ -191,14 +201,14 @@ def _read_row(place: str, row: dict[str, str]) -> Question:
         raise ValueError(f"{place}: the image is not base64 ({error})") from None
     record = {name: cell for name, cell in row.items() if name != "image"}
     category = get(row, "category", place)
-    return Question(
-        str(int(index)), prompt(row), record | {"index": int(index)}, image, category
-    )
+    return Question(str(int(index)), prompt(row), record | {"index": int(index)}, image, category)
 
 
 def read(data: Path) -> tuple[list[Question], list[str]]:
     """The rows of `mmbench_dev_20230712.tsv` (or of the one other table in the folder)."""
-    tables = sorted([*data.glob("mmbench*.tsv"), *data.glob("MMBench*.tsv"), *data.glob("mmbench/mmbench*.tsv")])
+    tables = sorted(
+        [*data.glob("mmbench*.tsv"), *data.glob("MMBench*.tsv"), *data.glob("mmbench/mmbench*.tsv")]
+    )
     if len(tables) > 1:
         raise ValueError(f"{data}: several tables ({', '.join(t.name for t in tables)}); keep one")
     path = tables[0] if tables else find(data, "mmbench_dev_20230712.tsv")
@@ -206,7 +216,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     indices = {question.gold["index"] for question in questions}
     orphans = sorted(index for index in indices if index % ROTATION not in indices)
     if orphans:
-        raise ValueError(f"{path}: row {orphans[0]} is a rotation of {orphans[0] % ROTATION}, which is not there")
+        raise ValueError(
+            f"{path}: row {orphans[0]} is a rotation of {orphans[0] % ROTATION}, which is not there"
+        )
     sizes = (len(questions), len({index % ROTATION for index in indices}))
     note = PUBLISHED_SIZES.get(sizes, "no published version of MMBench dev")
     return questions, [f"{sizes[0]:,} rows in {sizes[1]:,} groups: {note}"]
@@ -220,12 +232,16 @@ def answer_key(answer: Answer, occurrence: int) -> Hashable:
 def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
     """Circular accuracy over the groups whose every row was answered; `official` and `vlmevalkit` are the same."""
     if any(is_missing(question.gold.get("answer")) for question, _ in pairs):
-        raise ValueError("this table has no answers; write a submission for the MMBench server instead")
+        raise ValueError(
+            "this table has no answers; write a submission for the MMBench server instead"
+        )
     lacking = {q.gold["index"] % ROTATION for q, text in pairs if text is None}
     whole = [
-        (q, text) for q, text in pairs if text is not None and q.gold["index"] % ROTATION not in lacking
+        (q, text)
+        for q, text in pairs
+        if text is not None and q.gold["index"] % ROTATION not in lacking
     ]
-    inference = infer_lmms_eval if protocol == "lmms-eval" else infer
+    inference = infer_lmms_static if protocol == "lmms-eval" else infer
     samples = []
     for question, text in whole:
         letter, rule = inference(text, options_of(question.gold)) or ("", "undecided")

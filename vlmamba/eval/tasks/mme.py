@@ -79,12 +79,12 @@ def evaluate(
         if len(lines) % 2:
             raise ValueError(f"{name}: {len(lines)} lines; two an image are needed")
         said = [parse(line["response"], protocol) for line in lines]
-        correct = [
-            label == line["answer"].lower() for label, line in zip(said, lines, strict=True)
-        ]
+        correct = [label == line["answer"].lower() for label, line in zip(said, lines, strict=True)]
         for first, second in zip(lines[::2], lines[1::2], strict=True):
             if first["image"] != second["image"]:
-                raise ValueError(f"{name}: {first['image']} and {second['image']} are neighbours, not a pair")
+                raise ValueError(
+                    f"{name}: {first['image']} and {second['image']} are neighbours, not a pair"
+                )
         pairs = list(zip(correct[::2], correct[1::2], strict=True))
         tables[name] = subtask_metrics(pairs, said.count("other"))
     return {
@@ -139,10 +139,14 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         if any(folder.is_dir() for folder in folders):
             break
     else:
-        raise FileNotFoundError(f"{data}: no folder of an MME subtask (existence, count, ...); pass it with --data")
+        raise FileNotFoundError(
+            f"{data}: no folder of an MME subtask (existence, count, ...); pass it with --data"
+        )
     absent = [folder.name for folder in folders if not folder.is_dir()]
     if absent:
-        raise FileNotFoundError(f"{folders[0].parent}: the subtasks {', '.join(absent)} are not there")
+        raise FileNotFoundError(
+            f"{folders[0].parent}: the subtasks {', '.join(absent)} are not there"
+        )
     questions = [q for folder in folders for q in _questions_of(folder, folder.name)]
     sizes = {name: sum(q.category == name for q in questions) for name in PERCEPTION | COGNITION}
     wrong = {name: n for name, n in sizes.items() if n != (PERCEPTION | COGNITION)[name]}
@@ -201,7 +205,10 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
         "perception sum",
         result["perception"],
         bootstrap_interval(strata, lambda means: 100 * np.sum([m.sum(1) for m in means], axis=0)),
-        {"sums": {name: result[name] for name in ("perception", "cognition")}, **result["subtasks"]},
+        {
+            "sums": {name: result[name] for name in ("perception", "cognition")},
+            **result["subtasks"],
+        },
         samples,
         len(pairs),
         num_missing,

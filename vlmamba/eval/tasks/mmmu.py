@@ -191,9 +191,7 @@ def prompt(question: str, options: Sequence[str]) -> str:
     """LLaVA's form in the MMMU repository: options as `(A) x`; image marks stay in the text."""
     if not options:
         return question + SHORT
-    lines = "".join(
-        f"({letter}) {text}\n" for letter, text in zip(LETTERS, options, strict=False)
-    )
+    lines = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, options, strict=False))
     return f"{question}\n{lines}\nAnswer with the option's letter from the given choices directly."
 
 
@@ -242,7 +240,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         questions = _read_parquet(paths)
         notes = []
     else:
-        path = find(data, "answer_dict_val.json", "eval/answer_dict_val.json", "mmmu/answer_dict_val.json")
+        path = find(
+            data, "answer_dict_val.json", "eval/answer_dict_val.json", "mmmu/answer_dict_val.json"
+        )
         questions = [
             Question(
                 number,
@@ -257,7 +257,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
             )
             for number, record in read_json(path).items()
         ]
-        notes = ["no options in answer_dict_val.json: multiple-choice answers are compared as they are"]
+        notes = [
+            "no options in answer_dict_val.json: multiple-choice answers are compared as they are"
+        ]
     unknown = {q.category for q in questions} - {s for names in DOMAINS.values() for s in names}
     if unknown:
         raise ValueError(f"{data}: no subject of MMMU: {', '.join(sorted(unknown))}")
@@ -308,7 +310,9 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
         percent(values),
         mean_interval(values),
         {
-            "domain": {name: round(100 * d["acc"], 1) for name, d in result["domains"].items() if d["num"]},
+            "domain": {
+                name: round(100 * d["acc"], 1) for name, d in result["domains"].items() if d["num"]
+            },
             "subject": {name: round(100 * c["acc"], 1) for name, c in result["categories"].items()},
             "random fallback": {"answers": fallbacks, "accuracy if they are wrong": percent(plain)},
         },

@@ -45,7 +45,9 @@ def read_judge_prompt(path: Path) -> str:
     Raises ValueError for any other text, by its SHA-256.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; save the string `prompt` of mm-vet_evaluator.py there")
+        raise FileNotFoundError(
+            f"{path} does not exist; save the string `prompt` of mm-vet_evaluator.py there"
+        )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()
     if digest != PROMPT_SHA256:
@@ -112,7 +114,9 @@ def aggregate(items: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[st
     """
     num_runs = {len(scores) for _, scores in items}
     if len(num_runs) != 1 or 0 in num_runs:
-        raise ValueError(f"every question needs the same number of graded runs, not {sorted(num_runs)}")
+        raise ValueError(
+            f"every question needs the same number of graded runs, not {sorted(num_runs)}"
+        )
     by_capability: dict[str, list[np.ndarray]] = {}
     by_set: dict[str, list[np.ndarray]] = {}
     everything = []

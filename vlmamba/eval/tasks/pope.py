@@ -88,7 +88,9 @@ def _with_llava_ids(questions: list[Question], path: Path) -> list[Question]:
                 f"LLaVA's list are of different versions (2,910 random questions in LLaVA's, 3,000 in today's)"
             )
         name = str(get(record, "question_id", place))
-        renamed.append(Question(name, question.prompt, question.gold, question.image, question.category))
+        renamed.append(
+            Question(name, question.prompt, question.gold, question.image, question.category)
+        )
     if by_text:
         category, image, _ = next(iter(by_text))
         raise ValueError(
@@ -104,11 +106,15 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     sizes = {}
     for category in FIRST_ID:
         name = f"coco_pope_{category}.json"
-        path = find(data, name, f"coco/{name}", f"pope/coco/{name}", f"pope/{name}", f"output/coco/{name}")
+        path = find(
+            data, name, f"coco/{name}", f"pope/coco/{name}", f"pope/{name}", f"output/coco/{name}"
+        )
         labelled = _read_labels(path, category)
         for question in labelled:
             if question.gold not in ("yes", "no"):
-                raise ValueError(f"{path}: label {question.gold!r} of {question.id} is neither yes nor no")
+                raise ValueError(
+                    f"{path}: label {question.gold!r} of {question.id} is neither yes nor no"
+                )
         sizes[category] = len(labelled)
         questions += labelled
     llava = find_optional(data, "llava_pope_test.jsonl", "pope/llava_pope_test.jsonl")
@@ -131,7 +137,16 @@ def answer_key(answer: Answer, occurrence: int) -> Hashable:
 def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
     """Per category and the mean of the F1 scores x 100; the other protocols print the F1 of all pooled."""
     samples = [
-        Sample(q.id, q.category, q.prompt, text, said, q.gold, float(said == q.gold), "yes unless no/not")
+        Sample(
+            q.id,
+            q.category,
+            q.prompt,
+            text,
+            said,
+            q.gold,
+            float(said == q.gold),
+            "yes unless no/not",
+        )
         for q, text in pairs
         if text is not None
         for said in [parse(text, protocol)]

@@ -98,9 +98,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         for name in ("question", "choices", "answer"):
             get(problem, name, f"{problems_path} ({pid})")
         image = f"{pid}/{problem['image']}" if problem.get("image") else None
-        questions.append(
-            Question(pid, prompt(problem), problem, image, problem.get("subject", ""))
-        )
+        questions.append(Question(pid, prompt(problem), problem, image, problem.get("subject", "")))
     num_images = sum(question.image is not None for question in questions)
     size = f"{len(questions):,} test questions, {num_images:,} with an image"
     if PUBLISHED_SIZES.get(len(questions)) == num_images:

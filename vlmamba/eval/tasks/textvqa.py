@@ -59,7 +59,7 @@ def accuracy(text: str, answers: Sequence[str], protocol: Protocol = "official")
 def _read_ocr_prompts(path: Path | None) -> dict[tuple[str, str], str]:
     if path is None:
         return {}
-    prompts = {}
+    prompts: dict[tuple[str, str], str] = {}
     for place, record in read_json_lines(path):
         prompt = get(record, "text", place)
         prompts[str(get(record, "question_id", place)), question_of(prompt)] = prompt
@@ -82,7 +82,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         place = f"{path} (question {record.get('question_id')})"
         key = (str(get(record, "image_id", place)), get(record, "question", place).lower())
         if llava and key not in prompts:
-            raise ValueError(f"{llava}: no prompt for {key[1]!r} on image {key[0]}; another version than {path}?")
+            raise ValueError(
+                f"{llava}: no prompt for {key[1]!r} on image {key[0]}; another version than {path}?"
+            )
         number = str(get(record, "question_id", place))
         answers = get(record, "answers", place)
         if len(answers) != NUM_ANNOTATORS:
@@ -141,7 +143,10 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
 def write_submission(pairs: Sequence[Pair], path: Path) -> None:
     """The list {question_id, answer} of the TextVQA challenge."""
     rows = [
-        {"question_id": int(question.id) if question.id.isdecimal() else question.id, "answer": text}
+        {
+            "question_id": int(question.id) if question.id.isdecimal() else question.id,
+            "answer": text,
+        }
         for question, text in pairs
         if text is not None
     ]

@@ -22,7 +22,12 @@ from vlmamba.eval.vqa_accuracy import (
 
 MAX_NEW_TOKENS = 128
 PROTOCOLS: tuple[Protocol, ...] = ("official", "lmms-eval", "vlmevalkit")
-PUBLISHED_SIZES = {443_757: "train2014", 214_354: "val2014", 447_793: "test2015", 107_394: "test-dev2015"}
+PUBLISHED_SIZES = {
+    443_757: "train2014",
+    214_354: "val2014",
+    447_793: "test2015",
+    107_394: "test-dev2015",
+}
 
 
 def read_prediction(
@@ -93,7 +98,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     ]
     published = PUBLISHED_SIZES.get(len(questions))
     if published is None:
-        return questions, [f"{len(questions)} questions: no published split of VQA-v2 has that many"]
+        return questions, [
+            f"{len(questions)} questions: no published split of VQA-v2 has that many"
+        ]
     return questions, [f"{published}, {len(questions):,} questions"]
 
 
@@ -122,7 +129,9 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
     """Overall, per answer type and per question type: means x 100, rounded to 2 digits (`vqaEval.py`)."""
     answered = [(question, text) for question, text in pairs if text is not None]
     if any(question.gold is None for question, _ in answered):
-        raise ValueError("these questions have no public answers; write a submission for EvalAI instead")
+        raise ValueError(
+            "these questions have no public answers; write a submission for EvalAI instead"
+        )
     samples = [score_sample(question, text, protocol) for question, text in answered]
     values = [sample.score for sample in samples]
     by_answer = percent_by(samples, [q.gold["answer_type"] for q, _ in answered])
