@@ -41,7 +41,7 @@ def find_fonts(directories: Sequence[str | Path] = FONT_DIRECTORIES) -> list[str
 
 @dataclass(frozen=True)
 class WordPictures:
-    """Pictures of one word each, with a dialogue about it, by seed and index."""
+    """Pictures of one word each, with a dialogue about it, by seed and index; no fonts: Pillow's own."""
 
     words: tuple[str, ...]
     fonts: tuple[str, ...]
@@ -87,11 +87,18 @@ class WordPictures:
 
     def font(self, word: str, width: float, rng: random.Random) -> ImageFont.FreeTypeFont:
         """A font in which the word is about `width` pixels wide, and no higher than that."""
-        path = rng.choice(self.fonts)
-        probe = ImageFont.truetype(path, 64)
+        path = rng.choice(self.fonts) if self.fonts else None
+        probe = _typeface(path, 64)
         left, top, right, bottom = probe.getbbox(word)
         scale = min(width / max(1, right - left), 0.8 * width / max(1, bottom - top))
-        return ImageFont.truetype(path, max(8, int(64 * scale)))
+        return _typeface(path, max(8, int(64 * scale)))
+
+
+def _typeface(path: str | None, size: int) -> ImageFont.FreeTypeFont:
+    """The font of a file, or Pillow's own where a machine has none."""
+    font = ImageFont.truetype(path, size) if path else ImageFont.load_default(size)
+    assert isinstance(font, ImageFont.FreeTypeFont)
+    return font
 
 
 def _contrasting(rng: random.Random) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
