@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vlmamba.eval.reading import read_json, read_json_lines
+from vlmamba.eval.reading import optional_module, read_json, read_json_lines
 
 _ID_FIELDS = ("question_id", "questionId", "index", "id")
 _TEXT_FIELDS = ("text", "answer", "prediction", "output", "response")
@@ -62,10 +62,9 @@ def _read_mme_folder(folder: Path) -> list[Answer]:
 
 
 def _read_xlsx(path: Path) -> list[Answer]:
-    from openpyxl import load_workbook
-
-    rows = load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
-    header = next(rows, ())
+    openpyxl = optional_module("openpyxl", "an .xlsx file")
+    rows = openpyxl.load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
+    header = list(next(rows, ()))
     answers = []
     for number, row in enumerate(rows, start=2):
         record = dict(zip(header, row, strict=False))

@@ -4,8 +4,20 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+
+
+def optional_module(name: str, purpose: str) -> Any:
+    """The module, which only `purpose` needs. Raises ModuleNotFoundError that says how to install it."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError:
+        package = name.split(".")[0]
+        raise ModuleNotFoundError(
+            f"{purpose} needs {package}: pip install 'vlmamba[eval]'"
+        ) from None
 
 
 def find(data: Path, *candidates: str) -> Path:

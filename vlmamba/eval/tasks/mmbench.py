@@ -16,7 +16,7 @@ from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.letters import find_letter
 from vlmamba.eval.prompts import LETTER, LETTERS, lettered
-from vlmamba.eval.reading import find, get, read_table
+from vlmamba.eval.reading import find, get, optional_module, read_table
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 1024
@@ -48,6 +48,8 @@ _NOT_A_VALUE = frozenset(
     )
 )
 _BLANKED = str.maketrans(dict.fromkeys(".()[],:;!*#{}", " "))
+# What XML, and so a table of this kind, cannot hold.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 _ANSWER_IS = re.compile(r"(?:correct\s+)?answer\s+is\s+\**([A-D])", re.IGNORECASE)
 # Marks that may stand before and after a lone letter, in lmms-eval's order.
 _LMMS_MARKS = (
@@ -165,7 +167,7 @@ def evaluate(rows: Sequence[Mapping[str, Any]], protocol: Protocol = "official")
     report = {"Overall": sum(hits.values()) / len(hits)} if hits else {"Overall": 0.0}
     for column in ("l2-category", "category"):
         named: dict[int, str] = {
-            number: ABBREVIATIONS.get(row[column], row[column])
+            number: ABBREVIATIONS.get(row[column], str(row[column]))
             for number, row in first.items()
             if not is_missing(row.get(column))
         }
@@ -282,16 +284,14 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
 def write_submission(pairs: Sequence[Pair], path: Path) -> None:
     """The server's .xlsx: the table without hint, category, source, image, comment and l2-category, the prediction as
     seventh column (LLaVA's `convert_mmbench_for_submission.py`)."""
-    from openpyxl import Workbook
-    from openpyxl.cell.cell import ILLEGAL_CHARACTERS_RE
-
+    openpyxl = optional_module("openpyxl", "an .xlsx file")
     dropped = ("hint", "category", "source", "image", "comment", "l2-category")
     columns = [name for name in pairs[0][0].gold if name not in dropped]
     columns.insert(6, "prediction")
-    workbook = Workbook(write_only=True)
+    workbook = openpyxl.Workbook(write_only=True)
     sheet = workbook.create_sheet()
     sheet.append(columns)
     for question, text in pairs:
-        row = question.gold | {"prediction": ILLEGAL_CHARACTERS_RE.sub("", text or "")}
+        row = question.gold | {"prediction": _CONTROLS.sub("", text or "")}
         sheet.append([None if is_missing(row[name]) else row[name] for name in columns])
     workbook.save(path)

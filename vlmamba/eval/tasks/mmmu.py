@@ -14,7 +14,7 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTERS, SHORT
-from vlmamba.eval.reading import find, get, read_json
+from vlmamba.eval.reading import find, get, optional_module, read_json
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 128
@@ -223,12 +223,11 @@ def _from_row(row: Mapping[str, Any], place: str) -> Question:
 
 
 def _read_parquet(paths: Sequence[Path]) -> list[Question]:
-    import pyarrow.parquet
-
+    parquet = optional_module("pyarrow.parquet", "a .parquet file")
     return [
         _from_row(row, f"{path} ({row['id']})")
         for path in paths
-        for row in pyarrow.parquet.read_table(path).to_pylist()
+        for row in parquet.read_table(path).to_pylist()
     ]
 
 

@@ -89,7 +89,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         answers = get(record, "answers", place)
         if len(answers) != NUM_ANNOTATORS:
             raise ValueError(f"{place}: {len(answers)} answers; {NUM_ANNOTATORS} are needed")
-        text = prompts.get(key, record["question"] + SHORT)
+        text = prompts[key] if llava else record["question"] + SHORT
         questions.append(Question(number, text, answers, f"{key[0]}.jpg", "", (key, number)))
     notes = [] if llava else ["prompts without OCR tokens: the paper's column has them"]
     if len(questions) != PUBLISHED_SIZE:

@@ -1,0 +1,108 @@
+"""What `vlmamba score` does: answers of any model and the official files in, scores with their evidence out."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vlmamba.eval.answers import read_answers
+from vlmamba.eval.pairing import pair_answers
+from vlmamba.eval.reading import read_json
+from vlmamba.eval.task import Pair, Protocol, Scores
+from vlmamba.eval.tasks import benchmark, mmvet
+
+
+def _read_pairs(
+    task: str, answers: Path, data: Path, allow_missing: bool
+) -> tuple[list[Pair], list[str]]:
+    module = benchmark(task)
+    questions, notes = module.read(data)
+    pairs = pair_answers(module, questions, read_answers(answers), allow_missing=allow_missing)
+    num_missing = sum(text is None for _, text in pairs)
+    if num_missing:
+        notes = [*notes, f"PARTIAL: {num_missing:,} of {len(pairs):,} questions have no answer"]
+    return pairs, notes
+
+
+def read_grades(path: Path) -> dict[str, dict[str, list[Any]]]:
+    """MM-Vet's grades file, {id: {model, content, score}}. Raises ValueError where it is not one."""
+    content = read_json(path)
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"{path}: an object {{id: {{model, content, score}}}} is needed")
+    for number, grade in content.items():
+        scores = grade.get("score") if isinstance(grade, dict) else None
+        if not isinstance(scores, list) or not scores:
+            raise ValueError(f"{path}: {number} has no list 'score'")
+        for value in scores:
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise ValueError(
+                    f"{path}: {number} is graded {value!r}; a number from 0 to 1 is needed"
+                )
+    return content
+
+
+def score_file(
+    task: str,
+    answers: Path,
+    data: Path,
+    *,
+    protocol: Protocol = "official",
+    allow_missing: bool = False,
+    grades: Path | Mapping[str, Mapping[str, Any]] | None = None,
+) -> Scores:
+    """Scores an answer file against a benchmark's files, `grades` being MM-Vet's.
+
+    Raises ValueError or FileNotFoundError, each with one line that says what to do.
+    """
+    module = benchmark(task)
+    if protocol not in module.PROTOCOLS:
+        raise ValueError(
+            f"{task} has no protocol {protocol!r}; it has {', '.join(module.PROTOCOLS)}"
+        )
+    pairs, notes = _read_pairs(task, answers, data, allow_missing)
+    if all(text is None for _, text in pairs):
+        raise ValueError(f"{answers}: no question of {task} was answered")
+    if task == "mmvet" and grades is not None:
+        table = read_grades(grades) if isinstance(grades, Path) else grades
+        scores = mmvet.score_grades(pairs, table)
+    else:
+        scores = module.score(pairs, protocol)
+    scores.notes[:0] = notes
+    return scores
+
+
+def submit_file(
+    task: str, answers: Path, data: Path, out: Path, *, allow_missing: bool = False
+) -> list[str]:
+    """Writes the submission for the benchmark's server or official script to `out`; returns the notes.
+
+    `out` appears whole or not at all. Raises as `score_file`.
+    """
+    pairs, notes = _read_pairs(task, answers, data, allow_missing)
+    part = out.with_name(f".{out.name}.part")
+    try:
+        benchmark(task).write_submission(pairs, part)
+        if out.is_dir():
+            shutil.rmtree(out)
+        os.replace(part, out)
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part)
+        part.unlink(missing_ok=True)
+    return notes
+
+
+def write_scores(scores: Scores, folder: Path) -> None:
+    """`<task>.json` with the scores and `<task>.samples.jsonl` with a line of evidence for every sample."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = scores.to_dict()
+    lines = [json.dumps(sample, ensure_ascii=False) for sample in content.pop("samples")]
+    for name, text in (
+        (f"{scores.task}.samples.jsonl", "".join(f"{line}\n" for line in lines)),
+        (f"{scores.task}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
+    ):
+        part = folder / f".{name}.part"
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, folder / name)
