@@ -73,19 +73,19 @@ def save_model(
     model: VLMamba,
     processor: Processor,
     generation: Mapping[str, Any] | None = None,
-    dtype: torch.dtype | str | None = None,
+    storage_dtype: torch.dtype | str | None = None,
 ) -> None:
     """Writes a model directory that `load_model` and transformers read.
 
     Everything is written aside and moved into place when it is whole: a new directory appears at once; in an
-    existing one each file is replaced whole, config.json last, and other files stay. `dtype`: what the weights
-    are stored as, None for what they are. `generation`: further keys of generation_config.json.
+    existing one each file is replaced whole, config.json last, and other files stay. `storage_dtype`: what the
+    weights are stored as, None for what they are. `generation`: further keys of generation_config.json.
     Raises CheckpointError for weights that are not finite, also when only the stored type makes them so.
     """
     directory = Path(directory)
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file: name a directory to save the model in")
-    tensors = _to_store(model, _as_dtype(dtype))
+    tensors = _to_store(model, _as_dtype(storage_dtype))
     partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
     partial.mkdir(parents=True)
     try:

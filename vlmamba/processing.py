@@ -118,6 +118,8 @@ class Processor:
                 raise ValueError(
                     f"the {name} token {token} is not a special token of the tokenizer"
                 )
+        if not isinstance(num_patches, int) or num_patches < 1:
+            raise ValueError(f"num_patches must be a positive integer, got {num_patches!r}")
         if len(set(ids.values())) < 3:
             raise ValueError(f"image, eos and pad must be three different tokens, got {ids}")
         tokenizer.encode_special_tokens = True
@@ -171,18 +173,22 @@ class Processor:
         return self._encode(self.template.opening(num_pictures))
 
     def continue_ids(self, question: str) -> list[int]:
-        """The rest of `prompt_ids` after `prefix_ids` of at least one picture."""
+        """The rest of `prompt_ids` after `prefix_ids`, when there is at least one picture."""
         check_question(question)
         return self._encode([self.template.asking(question)])
 
     def next_turn_ids(self, question: str, num_pictures: int = 0) -> list[int]:
-        """What follows an answer and its `end_ids` when the user goes on asking."""
+        """What follows an answer and its `end_ids` when the user goes on asking.
+
+        So `prompt_ids` of three turns = `prompt_ids` of the first + the answer + `end_ids` + `next_turn_ids`.
+        """
         check_question(question)
-        opening = self.template.opening(num_pictures, first=False)
-        asking = self.template.asking(question)
-        if not num_pictures:
-            asking = Piece("text", opening.pop().text + asking.text)
-        return self._encode([*opening, asking])
+        turn = Turn("user", question, num_pictures)
+        return self._encode(self.template.user_turn(turn, first=False))
+
+    def end_ids(self) -> list[int]:
+        """What ends an answer: eos, or the template's own words."""
+        return self._encode([self.template.ending()])
 
     def training_ids(self, turns: Sequence[Turn]) -> tuple[list[int], list[int]]:
         """A whole conversation -> its ids and labels; learnt are each answer and its end, nothing else.
@@ -205,6 +211,10 @@ class Processor:
         if self.eos_token_id in ids:
             ids = ids[: ids.index(self.eos_token_id)]
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ = state
+        self.tokenizer.encode_special_tokens = True  # a pickled tokenizer forgets it
 
     def _encode(self, pieces: Iterable[Piece]) -> list[int]:
         ids: list[int] = []

@@ -104,12 +104,22 @@ class Template:
         rest = self.user.split("{pictures}")[1].split("{question}")
         return Piece("text", question.join(rest) + self.assistant)
 
+    def user_turn(self, turn: Turn, first: bool) -> list[Piece]:
+        """A whole user turn; without pictures there is nothing to read ahead, and it is one piece."""
+        *opening, last = self.opening(turn.num_pictures, first)
+        asking = self.asking(turn.text)
+        if turn.num_pictures:
+            return [*opening, last, asking]
+        return [Piece("text", last.text + asking.text)]
+
     def answering(self, answer: str) -> list[Piece]:
         """An assistant turn: all of it is learnt."""
         text = answer.join(self.answer.split("{answer}"))
-        if self.end is None:
-            return [Piece("text", text, learnt=True), Piece("eos", learnt=True)]
-        return [Piece("text", text + self.end, learnt=True)]
+        return [Piece("text", text, learnt=True), self.ending()]
+
+    def ending(self) -> Piece:
+        """What ends an answer."""
+        return Piece("eos" if self.end is None else "text", self.end or "", learnt=True)
 
     def pieces(self, turns: Sequence[Turn]) -> list[Piece]:
         """A conversation, user first and in alternation. Raises ValueError for any other order."""
@@ -125,24 +135,12 @@ class Template:
                     raise ValueError(f"turn {i + 1} is the assistant's: only a user shows pictures")
                 pieces += self.answering(turn.text)
             else:
-                opening = self.opening(turn.num_pictures, first=i == 0)
-                asking = self.asking(turn.text)
-                if not turn.num_pictures:  # nothing to read ahead: the turn is one piece
-                    asking = Piece("text", opening.pop().text + asking.text)
-                pieces += [*opening, asking]
+                pieces += self.user_turn(turn, first=i == 0)
         return pieces
 
     def render(self, turns: Sequence[Turn], eos: str, image: str = IMAGE_TOKEN) -> str:
         """The conversation as a string, for reading and for comparing; ids are never made from it."""
         return "".join(as_text(piece, eos, image) for piece in self.pieces(turns))
-
-    def learnt_segments(self, turns: Sequence[Turn], eos: str) -> list[str]:
-        """The texts that training supervises, one for each assistant turn."""
-        return [
-            "".join(as_text(piece, eos) for piece in self.answering(turn.text))
-            for turn in turns
-            if turn.role == "assistant"
-        ]
 
     def to_jinja(self) -> str:
         """The same words as a chat template of transformers; a picture is one image token there."""
