@@ -44,7 +44,7 @@ class LlavaData:
 
 
 @dataclass(frozen=True)
-class Conversation:
+class Record:
     """One sample as its file gives it: name, paths of its pictures, turns."""
 
     name: str
@@ -66,7 +66,7 @@ class LlavaSamples:
         if not self.root.is_dir():
             raise FileNotFoundError(f"{images}: no such folder of pictures")
         self.dropped: Counter[str] = Counter()
-        self.conversations: list[Conversation] = []
+        self.records: list[Record] = []
         self.lengths: list[int] = []
         for data in read_records(Path(file)):
             try:
@@ -75,16 +75,16 @@ class LlavaSamples:
             except BadSampleError as error:
                 self.dropped[str(error)] += 1
                 continue
-            self.conversations.append(conversation)
+            self.records.append(conversation)
             self.lengths.append(length)
         self._report(Path(file))
 
     @property
     def has_picture(self) -> list[bool]:
-        return [bool(conversation.pictures) for conversation in self.conversations]
+        return [bool(conversation.pictures) for conversation in self.records]
 
     def sample(self, k: int) -> Sample:
-        conversation = self.conversations[k]
+        conversation = self.records[k]
         ids, labels = self.processor.training_ids(conversation.turns)
         try:
             pictures = [open_picture(self.root / path) for path in conversation.pictures]
@@ -92,7 +92,7 @@ class LlavaSamples:
             raise BadSampleError(f"sample {conversation.name}: {error}") from None
         return Sample(conversation.name, ids, labels, pictures)
 
-    def _length(self, conversation: Conversation, max_length: int) -> int:
+    def _length(self, conversation: Record, max_length: int) -> int:
         """Tokens of a conversation. Never cut: a sample without its pictures' or answer's end teaches wrong."""
         try:
             ids, _ = self.processor.training_ids(conversation.turns)
@@ -103,7 +103,7 @@ class LlavaSamples:
         return len(ids)
 
     def _report(self, file: Path) -> None:
-        kept, dropped = len(self.conversations), self.dropped.total()
+        kept, dropped = len(self.records), self.dropped.total()
         if not kept:
             raise ValueError(f"{file} holds no sample to learn from: {_counts(self.dropped)}")
         log.info("%s: %d samples", file, kept)
@@ -133,7 +133,7 @@ def read_records(file: Path) -> Iterator[Any]:
     yield from records
 
 
-def parse(data: Any) -> Conversation:
+def parse(data: Any) -> Record:
     """A sample of the file as a conversation; raises BadSampleError with a reason that many samples can share."""
     if not isinstance(data, dict) or not isinstance(data.get("conversations"), list):
         raise BadSampleError("no list of conversations")
@@ -155,7 +155,7 @@ def parse(data: Any) -> Conversation:
         turns = [replace(turn, num_pictures=min(turn.num_pictures, 1)) for turn in turns]
     if len(pictures) != sum(turn.num_pictures for turn in turns):
         raise BadSampleError("the number of <image> marks is not that of the pictures")
-    return Conversation(str(data.get("id", "")) or "unnamed", pictures, tuple(turns))
+    return Record(str(data.get("id", "")) or "unnamed", pictures, tuple(turns))
 
 
 def _turn(data: Any, has_pictures: bool) -> Turn:

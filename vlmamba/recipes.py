@@ -1,0 +1,202 @@
+"""Training runs, each a function that returns the whole of it; `vlmamba train NAME` runs one."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from typing import Protocol
+
+from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
+from vlmamba.data.batches import Batches
+from vlmamba.data.drawn import Drawing
+from vlmamba.data.drawn_samples import DrawnData
+from vlmamba.data.llava import LlavaData
+from vlmamba.parts import FreshParts, Parts, PublicParts
+from vlmamba.processing import ImageSettings, Processor
+from vlmamba.template import LLAVA_PLAIN, Template
+from vlmamba.train.stages import StageConfig
+
+
+class Data(Protocol):
+    """Where a stage's samples come from: settings that can make batches for a processor."""
+
+    def batches(
+        self, processor: Processor, batch_size: int, max_length: int, seed: int
+    ) -> Batches: ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a recipe: how it trains, on what, and in which words (None: the recipe's template)."""
+
+    config: StageConfig
+    data: Data
+    template: Template | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole training run. The parts say where the weights come from, the stages what becomes of them."""
+
+    name: str
+    model: ModelConfig
+    image: ImageSettings
+    parts: Parts
+    stages: tuple[Stage, ...]
+    template: Template = Template()  # noqa: RUF009 - frozen
+    seed: int = 0
+
+
+def tiny() -> Recipe:
+    """Pictures of 64 x 64 that the package draws itself; about a minute on a CPU, no file and no download.
+
+    Nothing this small has public weights, so a stage comes before the paper's two: "pretrain" trains tower and
+    language model together through a connector that is then thrown away. "align" and "finetune" follow as in
+    the paper, with the tower frozen and a fresh connector.
+    """
+    drawing = Drawing(
+        size=64,
+        scenes=("shape",),
+        shapes=("circle", "square", "triangle"),
+        colours=("red", "green", "blue", "yellow"),
+        backgrounds=("white", "black"),
+    )
+    dialogues, captions = DrawnData(drawing, 4096), DrawnData(drawing, 4096, captions=True)
+    common = StageConfig("pretrain", lr=2e-3, batch_size=8, steps=1, max_length=512, precision="float32",
+                         warmup_ratio=0.05, workers=1, log_interval=10, checkpoint_interval=100)  # fmt: skip
+    vision = VisionConfig(
+        "siglip", hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2,
+        image_size=64, patch_size=8, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
+    )  # fmt: skip
+    return Recipe(
+        name="tiny",
+        model=ModelConfig(
+            vision, ConnectorConfig(), MambaConfig(d_model=64, n_layer=2, vocab_size=512),
+            image_token_id=2,
+        ),
+        image=ImageSettings.for_tower(vision),
+        parts=FreshParts(_Texts(dialogues, captions)),
+        stages=(
+            Stage(replace(common, name="pretrain", steps=200), dialogues),
+            Stage(replace(common, name="align", steps=60), captions),
+            Stage(replace(common, name="finetune", steps=120, lr=1e-3), dialogues),
+        ),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """What a tokenizer for drawn pictures has to spell."""
+
+    dialogues: DrawnData
+    captions: DrawnData
+
+    def __iter__(self) -> Iterator[str]:
+        for index in range(512):
+            for data in (self.dialogues, self.captions):
+                for question, answer in data.dialogue(index):
+                    yield f"User: {question}\nAssistant: {answer}"
+
+
+SIGLIP_SO400M = VisionConfig(
+    "siglip", hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
+    image_size=384, patch_size=14, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
+)  # fmt: skip
+CLIP_L_336 = VisionConfig(
+    "clip", hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
+    image_size=336, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu",
+)  # fmt: skip
+SIGLIP_WEIGHTS = "google/siglip-so400m-patch14-384"
+CLIP_WEIGHTS = "openai/clip-vit-large-patch14-336"
+MAMBA_2_8B = MambaConfig(d_model=2560, n_layer=64)
+MAMBA_1_4B = MambaConfig(d_model=2048, n_layer=48)
+
+
+def vl_mamba_2_8b() -> Recipe:
+    """The paper's final model: SigLIP-SO400M, Mamba-2.8B (SlimPajama), VSS-L2, BSM.
+
+    The paper prints no rate and no batch size and says "following LLaVA", so these are LLaVA-1.5's
+    (scripts/v1_5/pretrain.sh and finetune.sh): AdamW without decay, clip 1, warm-up 0.03, cosine to 0, bf16.
+    """
+    align = StageConfig(
+        "align",
+        lr=1e-3,  # pretrain.sh
+        # 256 samples (pretrain.sh: 32 x 8): a caption with its picture is some 750 tokens, four to a row
+        batch_size=8, accumulation=8, max_length=3072,
+        epochs=1, gradient_checkpointing=True, seed=42, workers=8,
+    )  # fmt: skip
+    finetune = replace(
+        align,
+        name="finetune",
+        lr=2e-5,  # finetune.sh: one rate for connector and language model
+        max_length=2048,  # finetune.sh: model_max_length; some 128 samples in 64 rows (16 x 8 there)
+    )
+    return Recipe(
+        name="vl-mamba-2.8b",
+        model=ModelConfig(SIGLIP_SO400M, ConnectorConfig(), MAMBA_2_8B, image_token_id=50277),
+        image=ImageSettings.for_tower(SIGLIP_SO400M),
+        parts=PublicParts(SIGLIP_WEIGHTS, "state-spaces/mamba-2.8b-slimpj"),
+        stages=(
+            Stage(
+                align,
+                LlavaData("data/blip_laion_cc_sbu_558k.json", "data/LLaVA-Pretrain/images"),
+                LLAVA_PLAIN,
+            ),
+            Stage(finetune, LlavaData("data/llava_v1_5_mix665k.json", "data")),
+        ),
+        seed=42,
+    )
+
+
+def _variant(
+    name: str,
+    *,
+    language: str = "state-spaces/mamba-2.8b-slimpj",
+    text: MambaConfig = MAMBA_2_8B,
+    clip: bool = False,
+    connector: ConnectorConfig,
+) -> Callable[[], Recipe]:
+    """A row of the paper's Tables 2 to 5: the final model with some parts exchanged."""
+
+    def recipe() -> Recipe:
+        base = vl_mamba_2_8b()
+        vision = CLIP_L_336 if clip else SIGLIP_SO400M
+        return replace(
+            base,
+            name=name,
+            model=replace(base.model, vision=vision, text=text, connector=connector),
+            image=ImageSettings.for_tower(vision),
+            parts=PublicParts(CLIP_WEIGHTS if clip else SIGLIP_WEIGHTS, language),
+        )
+
+    return recipe
+
+
+_MLP = ConnectorConfig(kind="mlp")
+# Rows that several tables share stand once: Table 3's CLIP row is Table 2's last, Table 4's MLP row is Table 3's
+# SigLIP row, and the VSS-L2 and BSM rows of Tables 4 and 5 are vl-mamba-2.8b.
+TABLES: dict[str, Callable[[], Recipe]] = {
+    "table2-mamba-1.4b": _variant(
+        "table2-mamba-1.4b", language="state-spaces/mamba-1.4b", text=MAMBA_1_4B, clip=True, connector=_MLP
+    ),
+    "table2-mamba-2.8b-pile": _variant(
+        "table2-mamba-2.8b-pile", language="state-spaces/mamba-2.8b", clip=True, connector=_MLP
+    ),
+    "table2-mamba-2.8b-slimpj": _variant("table2-mamba-2.8b-slimpj", clip=True, connector=_MLP),
+    "table3-siglip": _variant("table3-siglip", connector=_MLP),
+    "table4-vss-mlp": _variant("table4-vss-mlp", connector=ConnectorConfig(kind="vss-mlp")),
+    "table5-csm": _variant("table5-csm", connector=ConnectorConfig(scan="csm")),
+}  # fmt: skip
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "tiny": tiny,
+    "vl-mamba-2.8b": vl_mamba_2_8b,
+    **TABLES,
+}
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name; raises ValueError with the nearest one."""
+    if name not in RECIPES:
+        near = get_close_matches(name, RECIPES, 1)
+        hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(RECIPES)}"
+        raise ValueError(f"there is no recipe {name!r}: {hint}")
+    return RECIPES[name]()

@@ -1,0 +1,101 @@
+"""What a run would do, in words: its settings, what trains, and what the model would first see."""
+
+import json
+from collections.abc import Iterator, Sequence
+from copy import copy
+from itertools import groupby
+
+import torch
+
+from vlmamba.data.batches import Batch
+from vlmamba.model import IGNORE_INDEX, VLMamba
+from vlmamba.processing import Processor
+from vlmamba.recipes import Recipe, Stage
+from vlmamba.train import overrides
+from vlmamba.train.stages import TRAINED
+
+PARTS = ("model.vision_tower", "model.connector", "model.language_model", "lm_head")
+
+
+def describe(recipe: Recipe, stages: Sequence[Stage]) -> str:
+    """The report of `--dry-run`. Data that is not there is said so, not an error."""
+    lines = [f"recipe {recipe.name}", "", "settings (change with --set key=value)"]
+    lines += [f"  {key} = {_shown(value)}" for key, value in overrides.flat(recipe)]
+    with torch.device("meta"):
+        model = VLMamba(recipe.model)
+    for stage in stages:
+        lines += ["", f"stage {stage.config.name}", *parameters(model, stage)]
+    try:
+        processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
+        for stage in stages:
+            lines += [
+                "",
+                f"first batch of stage {stage.config.name}",
+                *first_batch(processor, stage),
+            ]
+    except (OSError, ValueError) as error:
+        lines += ["", f"first batch not shown: {error}"]
+    return "\n".join(lines)
+
+
+def parameters(model: VLMamba, stage: Stage) -> Iterator[str]:
+    """Parameters of every part, and whether the stage trains them."""
+    totals = {True: 0, False: 0}
+    for part in PARTS:
+        named = [(n, p) for n, p in model.named_parameters() if n.startswith(part)]
+        if named:
+            count = sum(p.numel() for _, p in named)
+            trained = named[0][0].startswith(TRAINED[stage.config.name])
+            totals[trained] += count
+            yield f"  {part:22} {count:15,}  {'trained' if trained else 'frozen'}"
+    yield f"  {'together':22} {totals[True]:15,}  trained, {totals[False]:,} frozen"
+
+
+def first_batch(processor: Processor, stage: Stage) -> Iterator[str]:
+    """Size of the first batch, and its first row in words, what is learnt between [[ and ]]."""
+    config = stage.config
+    if stage.template is not None:
+        processor = copy(processor)
+        processor.template = stage.template
+    batches = stage.data.batches(processor, config.batch_size, config.max_length, config.seed)
+    batch = batches.batch(0)
+    pictures = 0 if batch.pixel_values is None else len(batch.pixel_values)
+    learnt = int((batch.labels != IGNORE_INDEX).sum())
+    per_step = batch.token_count * config.accumulation
+    yield f"  {len(batches):,} batches an epoch, {config.total_steps(len(batches)):,} steps"
+    yield (
+        f"  {len(batch.sample_ids)} samples, {pictures} pictures, {batch.token_count:,} tokens "
+        f"({learnt:,} learnt) in {batch.input_ids.numel():,} positions; about {per_step:,} tokens a step"
+    )
+    yield from (f"  | {line}" for line in row_in_words(processor, batch).splitlines())
+
+
+def row_in_words(processor: Processor, batch: Batch, row: int = 0) -> str:
+    """A row of a batch as text: pictures as <image x N>, learnt tokens between [[ and ]], samples a line apart."""
+    ids, labels = batch.input_ids[row].tolist(), batch.labels[row].tolist()
+    starts = batch.reset[row].cumsum(0).tolist() if batch.reset is not None else [1] * len(ids)
+
+    def kind(k: int) -> tuple[int, str]:
+        if ids[k] == processor.image_token_id:
+            return starts[k], "picture"
+        return starts[k], "read" if labels[k] == IGNORE_INDEX else "learnt"
+
+    text, sample = "", 1
+    real = len(ids) - next(
+        (k for k, i in enumerate(reversed(ids)) if i != processor.pad_token_id), 0
+    )
+    for (number, what), group in groupby(range(real), key=kind):
+        positions = list(group)
+        piece = processor.tokenizer.decode([ids[k] for k in positions], skip_special_tokens=False)
+        if number != sample:
+            text, sample = text + "\n---\n", number
+        if what == "picture":
+            text += f"<image x {len(positions)}>"
+        else:
+            text += f"[[{piece}]]" if what == "learnt" else piece
+    return text
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else f"{text[:80]} ... ({len(text):,} characters)"

@@ -1,0 +1,147 @@
+"""A recipe from its first stage to a model directory; what `vlmamba train` calls."""
+
+import json
+import sys
+from collections.abc import Sequence
+from copy import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vlmamba import recipes
+from vlmamba.checkpoints import save_model
+from vlmamba.connector import build_connector
+from vlmamba.model import VLMamba
+from vlmamba.processing import Processor
+from vlmamba.recipes import Recipe, Stage
+from vlmamba.train import checkpoint, overrides
+from vlmamba.train.dry_run import describe
+from vlmamba.train.loop import run_stage
+from vlmamba.train.stages import freeze_for
+
+
+def run(
+    recipe: str,
+    stage: str | None = None,
+    settings: Sequence[str] = (),
+    resume: bool = False,
+    dry_run: bool = False,
+    output: Path | None = None,
+) -> Path | None:
+    """Trains a recipe, stage by stage, and writes a model directory; returns it, or None when it was stopped.
+
+    stage: the last stage to run; those before it run first unless `output` already holds them.
+    settings: `key=value`, see `overrides`. resume: goes on in `output`, with the settings it was begun with.
+    dry_run: prints what would happen, on standard output, and changes nothing.
+    output: `runs/NAME` if not given. It becomes the model directory; logs and checkpoints are in its `training/`.
+
+    Raises ValueError for an unknown recipe, stage or setting, or an `output` that holds another run.
+    """
+    output = Path("runs") / recipe if output is None else output
+    chosen = overrides.apply(recipes.find(recipe), settings)
+    stages = _until(chosen, stage)
+    if dry_run:
+        print(describe(chosen, stages))
+        return None
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    home = output / "training"
+    processor = _begin(home, chosen, resume)
+    model = chosen.parts.model(chosen.model, chosen.seed).to(device)
+    for entry in stages:
+        if not _stage(model, processor, chosen, entry, home / entry.config.name, resume):
+            print(
+                f"stopped; a checkpoint is in {home / entry.config.name}: go on with --resume -o {output}",
+                file=sys.stderr,
+            )
+            return None
+        if entry.config.name == "pretrain":
+            _renew_connector(model, chosen)
+    model.eval()
+    save_model(output, model, processor)
+    print(f"the model is in {output}", file=sys.stderr)
+    return output
+
+
+def _until(recipe: Recipe, stage: str | None) -> tuple[Stage, ...]:
+    names = [entry.config.name for entry in recipe.stages]
+    if stage is None:
+        return recipe.stages
+    if stage not in names:
+        raise ValueError(
+            f"recipe {recipe.name} has no stage {stage!r}: use one of {', '.join(names)}"
+        )
+    return recipe.stages[: names.index(stage) + 1]
+
+
+def _begin(home: Path, recipe: Recipe, resume: bool) -> Processor:
+    """Opens the run's folder: its settings are written down, or found equal; returns the processor."""
+    settings = resolved(recipe)
+    home.mkdir(parents=True, exist_ok=True)
+    file = home / "run.json"
+    if resume and file.exists():
+        begun = json.loads(file.read_text())
+        changed = [
+            key for key in settings if begun.get(key) != settings[key] and not _harmless(key)
+        ]
+        if changed:
+            key = changed[0]
+            raise ValueError(
+                f"{home} was begun with {key}={begun.get(key)}, not {settings[key]}: resume with the same settings"
+            )
+        return Processor.load(home / "processor")
+    if file.exists():
+        raise ValueError(f"{home} already holds a run: add --resume to go on, or choose another -o")
+    processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
+    processor.save(home / "processor")
+    partial = home / "run.json.partial"
+    partial.write_text(json.dumps(settings, indent=1))
+    partial.replace(file)
+    return processor
+
+
+def resolved(recipe: Recipe) -> dict[str, Any]:
+    """Every setting of the run by its dotted name, as JSON has it."""
+    flat = {"recipe": recipe.name, **dict(overrides.flat(recipe))}
+    return json.loads(json.dumps(flat, default=str))
+
+
+def _harmless(key: str) -> bool:
+    """Whether a setting may change on resume: it does not touch what is computed."""
+    last = key.rsplit(".", 1)[-1]
+    return last in ("workers", "log_interval", "checkpoint_interval", "keep_checkpoints")
+
+
+def _stage(
+    model: VLMamba,
+    processor: Processor,
+    recipe: Recipe,
+    entry: Stage,
+    directory: Path,
+    resume: bool,
+) -> bool:
+    """Runs a stage, or takes its result where it is finished already; returns whether it is."""
+    stage = entry.config
+    if resume:
+        freeze_for(model, stage.name)
+        found = checkpoint.load_newest(directory / "checkpoints")
+        if found is not None and found.finished:
+            checkpoint.restore_weights(model, found)
+            return True
+    if entry.template is not None:
+        processor = copy(processor)
+        processor.template = entry.template
+    batches = entry.data.batches(processor, stage.batch_size, stage.max_length, stage.seed)
+    result = run_stage(
+        model, batches, stage, directory, config={"recipe": recipe.name}, resume=resume
+    )
+    return result.finished
+
+
+def _renew_connector(model: VLMamba, recipe: Recipe) -> None:
+    """A fresh connector between the parts that "pretrain" made, as the paper's two stages begin with."""
+    torch.manual_seed(recipe.seed + 1)
+    fresh = build_connector(
+        recipe.model.vision.hidden_size, recipe.model.text.d_model, recipe.model.connector
+    )
+    model.model.connector = fresh.to(model.device)
