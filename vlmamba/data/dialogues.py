@@ -96,7 +96,9 @@ SAME_KIND = {
 
 def with_article(name: str) -> str:
     """`name` as a sentence has it: "an accordion", "a dress", but "pants" and "scissors" stand alone."""
-    if name == "outerwear" or name.endswith("s") and not name.endswith(("ss", "us", "is", "octopus", "brontosaurus")):
+    if name == "outerwear" or (
+        name.endswith("s") and not name.endswith(("ss", "us", "is", "octopus", "brontosaurus"))
+    ):
         return name
     return f"{'an' if name[:1].lower() in 'aeio' or name in ('umbrella', 'urchin') else 'a'} {name}"
 
