@@ -1,6 +1,7 @@
 """The recurrent state: all that a Mamba language model remembers, the same size whatever it has read."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,8 +72,13 @@ class State:
     def to(self, device: torch.device | str) -> "State":
         return State(self.conv_state.to(device), self.ssm_state.to(device), self.length.to(device))
 
-    def save(self, path: str | Path) -> None:
-        """Writes a safetensors file; an existing file is replaced only by a whole new one."""
+    def save(
+        self, path: str | Path, form: str = _FORMAT, notes: Mapping[str, str] | None = None
+    ) -> None:
+        """Writes a safetensors file; an existing file is replaced only by a whole new one.
+
+        `form` names what the file is, and `load` must be asked for the same; `notes` are kept beside the tensors.
+        """
         path = Path(path)
         tensors = {
             "conv_state": self.conv_state.contiguous(),
@@ -80,11 +86,13 @@ class State:
             "length": self.length,
         }
         partial = path.with_name(path.name + ".partial")
-        save_file(tensors, partial, metadata={"format": json.dumps(_FORMAT)})
+        save_file(tensors, partial, metadata={**(notes or {}), "format": json.dumps(form)})
         partial.replace(path)
 
     @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "State":
+    def load(
+        cls, path: str | Path, device: torch.device | str = "cpu", form: str = _FORMAT
+    ) -> "State":
         """Reads what `save` wrote; raises ValueError when the file is something else."""
         path = Path(path)
         if not path.is_file():
@@ -92,8 +100,8 @@ class State:
         try:
             with safe_open(path, "pt", device=str(device)) as file:
                 metadata = file.metadata() or {}
-                if metadata.get("format") != json.dumps(_FORMAT):
-                    raise ValueError(f"{path} is not a vlmamba state: write one with State.save")
+                if metadata.get("format") != json.dumps(form):
+                    raise ValueError(f"{path} is not a {form} file: write one with State.save")
                 names = ("conv_state", "ssm_state", "length")
                 state = cls(*(file.get_tensor(name) for name in names))
         except SafetensorError as error:

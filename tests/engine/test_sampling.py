@@ -47,7 +47,7 @@ def test_filters_equal_transformers(sampling):
 def test_repetition_penalty_equals_transformers_and_remembers_what_it_wrote():
     prompt = torch.tensor([[3, 3, 9, -1], [4, -1, -1, -1]])
     sampling = Sampling(repetition_penalty=1.8)
-    sampler = Sampler(sampling, prompt, 20)
+    sampler = Sampler(sampling, prompt, 20, never=19)
     oracle = RepetitionPenaltyLogitsProcessor(1.8)
     history = [[3, 3, 9], [4]]
     generator = torch.Generator().manual_seed(0)
@@ -55,23 +55,23 @@ def test_repetition_penalty_equals_transformers_and_remembers_what_it_wrote():
         logits = torch.randn(2, 20, generator=generator) + 2 * (torch.arange(20) < 5)
         drawn = sampler.draw(logits, [0, 1]).tolist()
         for row, ids in enumerate(history):
-            scores = oracle(torch.tensor([ids]), logits[row : row + 1].clone())
+            scores = oracle(torch.tensor([ids]), logits[row : row + 1, :19].clone())
             assert drawn[row] == int(scores.argmax())
             ids.append(drawn[row])
 
 
 def test_draws_have_the_frequencies_of_the_distribution():
-    logits = torch.tensor([[0.1, 1.2, -0.5, 2.0, -30.0]])
-    sampler = Sampler(Sampling(temperature=1.0, seed=1), NO_PROMPT, 5)
+    logits = torch.tensor([[0.1, 1.2, -0.5, 2.0, 5.0]])
+    sampler = Sampler(Sampling(temperature=1.0, seed=1), NO_PROMPT, 5, never=4)
     draws = torch.cat([sampler.draw(logits, [0]) for _ in range(4000)])
     frequencies = torch.bincount(draws, minlength=5) / 4000
-    torch.testing.assert_close(frequencies, logits[0].softmax(0), atol=0.025, rtol=0)
+    torch.testing.assert_close(frequencies[:4], logits[0, :4].softmax(0), atol=0.025, rtol=0)
     assert frequencies[4] == 0
 
 
 def test_a_ruled_out_token_is_never_drawn():
     logits = torch.linspace(0, 0.1, 50)[None]
-    sampler = Sampler(Sampling(temperature=1.0, top_k=3, seed=2), NO_PROMPT, 50)
+    sampler = Sampler(Sampling(temperature=1.0, top_k=3, seed=2), NO_PROMPT, 50, never=0)
     draws = torch.cat([sampler.draw(logits, [0]) for _ in range(300)])
     assert set(draws.tolist()) == {47, 48, 49}
 
@@ -80,7 +80,9 @@ def test_without_a_seed_every_call_draws_anew():
     logits = torch.zeros(1, 1000)
     drawn = {
         tuple(int(sampler.draw(logits, [0])) for _ in range(4))
-        for sampler in (Sampler(Sampling(temperature=1.0), NO_PROMPT, 1000) for _ in range(3))
+        for sampler in (
+            Sampler(Sampling(temperature=1.0), NO_PROMPT, 1000, never=0) for _ in range(3)
+        )
     }
     assert len(drawn) == 3
 

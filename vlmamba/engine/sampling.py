@@ -51,9 +51,10 @@ class Sampler:
     probabilities: the same seed draws the same numbers everywhere.
     """
 
-    def __init__(self, sampling: Sampling, prompt: Tensor, vocab_size: int) -> None:
-        """prompt (b, l): ids whose repetition is penalised, with -1 where there is none."""
+    def __init__(self, sampling: Sampling, prompt: Tensor, vocab_size: int, never: int) -> None:
+        """prompt (b, l): ids whose repetition is penalised, -1 where there is none; `never`: an id to avoid."""
         self.sampling = sampling
+        self.never = never
         self.generators: list[torch.Generator] = []
         if sampling.temperature > 0:
             self.generators = [_generator(sampling.seed, row) for row in range(len(prompt))]
@@ -66,7 +67,9 @@ class Sampler:
 
     def draw(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         """logits (r, v) of the given rows of the batch -> their next tokens (r,)."""
-        logits = logits.float()
+        logits = logits.float().index_fill(
+            1, torch.tensor(self.never, device=logits.device), -torch.inf
+        )
         index = torch.tensor(rows, device=logits.device)
         if self.seen is not None:
             penalty = self.sampling.repetition_penalty

@@ -8,8 +8,8 @@ _HALF = "\ufffd"  # what a decoder writes for bytes that are not yet a character
 class AnswerText:
     """Turns the tokens of one answer into text, piece by piece.
 
-    The pieces joined are the answer: no leading white space, nothing from the first stop text on. A piece is
-    held back while it may be the beginning of a character or of a stop text.
+    The pieces joined are the answer: no white space around it, nothing from the first stop text on. A piece
+    is held back while it may belong to a character or a stop text still to come, or end in white space.
     """
 
     def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
@@ -41,9 +41,8 @@ class AnswerText:
             return ""
         seen = self._decode(self.token_ids[self._context : self._read])
         rest = self._decode(self.token_ids[self._context :])[len(seen) :]
-        text = self._release(rest) + self._held
-        self._held = ""
-        return text
+        text = self._release(rest)
+        return text if self.stopped else (text + self._held).rstrip()
 
     def _release(self, text: str) -> str:
         """Takes in new text and gives what no stop text can take back."""
@@ -53,11 +52,12 @@ class AnswerText:
         text = self._held + text
         found = [at for stop in self._stop if (at := text.find(stop)) >= 0]
         if found:
-            self.stopped, self._held = True, ""
-            return text[: min(found)]
+            self.stopped = True
+            return text[: min(found)].rstrip()
         hold = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - hold :]
-        return text[: len(text) - hold]
+        certain = text[: len(text) - hold].rstrip()
+        self._held = text[len(certain) :]
+        return certain
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -44,6 +44,7 @@ def greedy_by_forward(model: VLMamba, row: int, count: int) -> list[int]:
     ids = list(PROMPTS[row])
     while len(ids) < len(PROMPTS[row]) + count:
         logits = model(torch.tensor([ids]), pixels_of(row)).logits
+        logits[..., model.config.image_token_id] = -torch.inf
         ids.append(int(logits[0, -1].argmax()))
         if ids[-1] == model.config.eos_token_id:
             break

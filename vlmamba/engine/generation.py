@@ -48,7 +48,9 @@ class Generation(Iterator[Step]):
         self.decode_s = 0.0
         self._model = model
         self._sampling = sampling
-        self._sampler = Sampler(sampling, prompt, model.config.text.vocab_size)
+        # An image token stands for a picture: the model can read one, never write one.
+        config = model.config
+        self._sampler = Sampler(sampling, prompt, config.text.vocab_size, config.image_token_id)
         self._steps = self._run(embeds, attention_mask, prefill_chunk)
 
     def __next__(self) -> Step:
