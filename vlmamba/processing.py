@@ -82,6 +82,30 @@ def square_padding(
     return side, ((side - width) // 2, (side - height) // 2), (red, green, blue)
 
 
+def pixel_values(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:
+    """RGB pictures of any sizes -> (images, c, h, w), float32."""
+    if not pictures:
+        return torch.zeros(0, 3, settings.image_size, settings.image_size)
+    return torch.stack([_pixels(picture, settings) for picture in pictures])
+
+
+def _pixels(picture: Image.Image, settings: ImageSettings) -> Tensor:
+    """One picture -> (c, h, w)."""
+    size, method = settings.image_size, _RESAMPLING[settings.resample]
+    if settings.aspect == "pad" and picture.width != picture.height:
+        if max(picture.size) > _MAX_CANVAS:
+            picture = picture.copy()
+            picture.thumbnail((_MAX_CANVAS, _MAX_CANVAS), method)
+        side, offset, colour = square_padding(picture.width, picture.height, settings.mean)
+        canvas = Image.new("RGB", (side, side), colour)
+        canvas.paste(picture, offset)
+        picture = canvas
+    resized = np.array(picture.resize((size, size), method))  # (h, w, c)
+    mean, std = (torch.tensor(v)[:, None, None] for v in (settings.mean, settings.std))
+    values = torch.from_numpy(resized).permute(2, 0, 1).float()
+    return (values / 255 - mean) / std
+
+
 def modality_length(texts: Iterable[str], has_picture: bool) -> int:
     """A sample's length as LLaVA's sampler counts it: words over all turns, negative without a picture."""
     words = sum(len(text.split()) for text in texts)
@@ -135,26 +159,7 @@ class Processor:
 
     def pixel_values(self, pictures: Sequence[Image.Image]) -> Tensor:
         """RGB pictures of any sizes -> (images, c, h, w), float32."""
-        size = self.image.image_size
-        if not pictures:
-            return torch.zeros(0, 3, size, size)
-        return torch.stack([self._pixels(picture) for picture in pictures])
-
-    def _pixels(self, picture: Image.Image) -> Tensor:
-        """One picture -> (c, h, w)."""
-        size, method = self.image.image_size, _RESAMPLING[self.image.resample]
-        if self.image.aspect == "pad" and picture.width != picture.height:
-            if max(picture.size) > _MAX_CANVAS:
-                picture = picture.copy()
-                picture.thumbnail((_MAX_CANVAS, _MAX_CANVAS), method)
-            side, offset, colour = square_padding(picture.width, picture.height, self.image.mean)
-            canvas = Image.new("RGB", (side, side), colour)
-            canvas.paste(picture, offset)
-            picture = canvas
-        resized = np.array(picture.resize((size, size), method))  # (h, w, c)
-        mean, std = (torch.tensor(v)[:, None, None] for v in (self.image.mean, self.image.std))
-        values = torch.from_numpy(resized).permute(2, 0, 1).float()
-        return (values / 255 - mean) / std
+        return pixel_values(pictures, self.image)
 
     def prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
         """A conversation that ends with a question -> ids up to where the assistant begins to write.
@@ -279,7 +284,7 @@ class Processor:
                 f"{name}_id": _token_id(tokenizer, tokens[name])
                 for name in ("image_token", "eos_token", "pad_token")
             }
-            image = _image_settings(settings["image_processor"])
+            image = image_settings(settings["image_processor"])
             template = Template(**settings["template"])
             return cls(tokenizer, image, settings["num_patches"], template, **ids)
         except KeyError as error:
@@ -359,7 +364,7 @@ def _token_id(tokenizer: Tokenizer, token: str) -> int:
     return token_id
 
 
-def _image_settings(data: dict[str, Any]) -> ImageSettings:
+def image_settings(data: dict[str, Any]) -> ImageSettings:
     """From the keys that transformers' image processors use."""
     names: dict[int, Resample] = {int(method): name for name, method in _RESAMPLING.items()}
     if data["resample"] not in names:
