@@ -9,8 +9,9 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextTo
 
 from vlmamba.integrations.transformers.cache import StateCache
 from vlmamba.integrations.transformers.config import VLMambaConfig
+from vlmamba.integrations.transformers.image_processor import VLMambaImageProcessor
 from vlmamba.integrations.transformers.model import VLMambaForConditionalGeneration
-from vlmamba.integrations.transformers.processor import VLMambaImageProcessor, VLMambaProcessor
+from vlmamba.integrations.transformers.processor import VLMambaProcessor
 
 __all__ = [
     "StateCache",
@@ -22,4 +23,9 @@ __all__ = [
 
 AutoConfig.register(VLMambaConfig.model_type, VLMambaConfig)
 AutoModelForImageTextToText.register(VLMambaConfig, VLMambaForConditionalGeneration)
-#AutoProcessor.register(VLMambaConfig, VLMambaProcessor)
+AutoProcessor.register(VLMambaConfig, VLMambaProcessor)
+# Under both names that transformers may look for: with torchvision installed, too, this class is chosen.
+AutoImageProcessor.register(
+    VLMambaConfig,
+    image_processor_classes={"pil": VLMambaImageProcessor, "torchvision": VLMambaImageProcessor},
+)
