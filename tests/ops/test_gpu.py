@@ -19,6 +19,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with the interpreter")
 compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 
+# The interpreter cuts float32 to bfloat16 where the hardware rounds: up to one unit in the last place.
+SLACK = {torch.float64: 1e-12} | ({torch.bfloat16: 2**-7} if INTERPRETED else {})
 SCAN_OPTIONS = ["D", "z", "dt_bias", "dt_softplus", "initial_state", "reset"]
 CONV_OPTIONS = ["bias", "activation", "initial_state", "reset"]
 
@@ -119,7 +121,7 @@ def assert_equal_to_reference(op_name, inputs):
         assert ours[name].shape == right.shape, name
         if not right.numel():
             continue
-        slack = (1e-12 if ours[name].dtype == torch.float64 else 2e-6) * right.abs().max()
+        slack = SLACK.get(ours[name].dtype, 2e-6) * right.abs().max()
         allowed = 2 * (theirs[name] - right).abs().max() + slack
         error = (ours[name] - right).abs().max()
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
@@ -144,7 +146,7 @@ def test_scan(l, e, n, options):
 
 @interpreted
 def test_scan_in_bfloat16():
-    inputs = scan_inputs(2, 34, 5, 16, SCAN_OPTIONS, "cpu", torch.bfloat16)
+    inputs = scan_inputs(2, 9, 5, 16, SCAN_OPTIONS, "cpu", torch.bfloat16)
     assert_equal_to_reference("selective_scan", inputs)
 
 
@@ -198,9 +200,15 @@ def test_scan_where_only_one_output_has_a_gradient():
 @pytest.mark.parametrize("op", ["selective_scan", "causal_conv1d"])
 @pytest.mark.parametrize(("b", "l"), [(2, 0), (0, 3)])
 def test_empty(op, b, l):
+    from vlmamba.ops import gpu
+
     make = scan_inputs if op == "selective_scan" else conv_inputs
-    options = ["initial_state", "reset"]
-    assert_equal_to_reference(op, make(b, l, 3, 4, options, "cpu"))
+    inputs = make(b, l, 3, 4, ["initial_state", "reset"], "cpu")
+    for ours, right in zip(
+        getattr(gpu, op)(**inputs), getattr(reference, op)(**inputs), strict=True
+    ):
+        assert torch.equal(ours, right)
+        assert ours.dtype == right.dtype
 
 
 @interpreted
@@ -211,20 +219,21 @@ def test_empty(op, b, l):
         (2, 37, 4, CONV_OPTIONS),
         (3, 5, 4, []),
         (63, 5, 2, ["bias", "activation"]),
-        (65, 5, 4, CONV_OPTIONS),
+        (65, 3, 4, CONV_OPTIONS),
         (9, 130, 3, ["initial_state", "activation"]),
         (17, 5, 7, ["reset", "initial_state"]),
         (5, 3, 1, ["bias", "activation"]),
     ],
 )
 def test_conv(l, e, k, options):
-    assert_equal_to_reference("causal_conv1d", conv_inputs(2, l, e, k, options, "cpu"))
+    b = 1 if l > 9 else 2
+    assert_equal_to_reference("causal_conv1d", conv_inputs(b, l, e, k, options, "cpu"))
 
 
 @interpreted
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_conv_in_other_dtypes(dtype):
-    inputs = conv_inputs(2, 19, 5, 4, CONV_OPTIONS, "cpu", dtype)
+    inputs = conv_inputs(2, 9, 5, 4, CONV_OPTIONS, "cpu", dtype)
     assert_equal_to_reference("causal_conv1d", inputs)
 
 
@@ -263,6 +272,7 @@ def test_steps():
 
 
 @interpreted
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Dynamo's own, about caches and graph breaks
 def test_without_gradients_and_inside_a_compiled_function():
     inputs = scan_inputs(1, 4, 5, 4, ["dt_softplus"], "cpu")
     expected, _ = reference.selective_scan_ref(**inputs)
@@ -335,16 +345,8 @@ def every_call(dtype, options):
     from vlmamba.ops import gpu
 
     b, l, e, n, k = 2, 48, 64, 16, 4
-    if options:
-        scan, conv = (
-            scan_inputs(b, l, e, n, SCAN_OPTIONS, "cpu", dtype),
-            conv_inputs(b, l, e, k, CONV_OPTIONS, "cpu", dtype),
-        )
-    else:
-        scan, conv = (
-            scan_inputs(b, l, e, n, [], "cpu", dtype),
-            conv_inputs(b, l, e, k, [], "cpu", dtype),
-        )
+    scan = scan_inputs(b, l, e, n, SCAN_OPTIONS if options else [], "cpu", dtype)
+    conv = conv_inputs(b, l, e, k, CONV_OPTIONS if options else [], "cpu", dtype)
     outputs_and_gradients(gpu.selective_scan, scan)
     outputs_and_gradients(gpu.causal_conv1d, conv)
     step = {name: v[:, 0] if is_real(v) and v.dim() == 3 else v for name, v in scan.items()}
@@ -357,8 +359,7 @@ def every_call(dtype, options):
 
 @compiled
 @pytest.mark.parametrize("architecture", [80, 90])
-@pytest.mark.parametrize("options", [False, True], ids=["bare", "every option"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("options", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_every_kernel_compiles(monkeypatch, architecture, options, dtype):
     made = launches(monkeypatch, lambda: every_call(dtype, options))
     assert len({kernel for kernel, _, _ in made}) == 6

@@ -42,14 +42,14 @@ def causal_conv1d(
 
 class _CausalConv1d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, initial_state, segment, silu):  # noqa: ANN001
+    def forward(ctx, x, weight, bias, initial_state, segment, silu):
         ctx.save_for_backward(x, weight, bias, initial_state, segment)
         ctx.silu = silu
         return _forward(x, weight, bias, initial_state, segment, silu)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad):  # noqa: ANN001
+    def backward(ctx, grad):
         return *_backward(grad, *ctx.saved_tensors, ctx.silu), None, None
 
 

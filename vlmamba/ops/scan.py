@@ -19,7 +19,7 @@ from vlmamba.ops.reference import scan_dtype
 
 CHUNK = 32
 FORWARD_GROUP = 4
-BACKWARD_GROUP = 4
+BACKWARD_GROUP = 2
 # One warp, one channel a lane: no barrier between warps, and 16 states fit in the registers.
 BLOCK_E = 32
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
@@ -53,7 +53,7 @@ def selective_scan(
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus):  # noqa: ANN001
+    def forward(ctx, u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus):
         ctx.set_materialize_grads(False)
         y, last, saved = _forward(
             u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus, save=True
@@ -64,7 +64,7 @@ class _SelectiveScan(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad_y, grad_last):  # noqa: ANN001
+    def backward(ctx, grad_y, grad_last):
         if grad_y is None and grad_last is None:
             return (None,) * 11
         return *_backward(grad_y, grad_last, *ctx.saved_tensors, ctx.dt_softplus), None, None
@@ -90,19 +90,19 @@ def _forward(
     n = A.shape[1]
     dtype = scan_dtype(u.dtype)
     y = torch.empty((b, l, e), dtype=u.dtype, device=u.device)
-    last = torch.empty((b, e, n), dtype=dtype, device=u.device)
+    last = torch.empty((b, n, e), dtype=dtype, device=u.device)
     blocks = triton.cdiv(e, BLOCK_E)
     shape = (b * blocks, triton.cdiv(l, CHUNK), triton.next_power_of_2(n), BLOCK_E)
     saved = torch.empty(shape, dtype=dtype, device=u.device) if save else None
     if b * blocks:
         _selective_scan_fwd_kernel[(b * blocks,)](
-            u, dt, A, B, C, D, z, dt_bias, initial_state, reset, y, last, saved,
-            l, e, blocks, 1,
-            *_steps(u), *_steps(dt), *_steps(B), *_steps(C), *_steps(z), *_steps(initial_state),
-            A.stride(0), dt_softplus, CHUNK, FORWARD_GROUP, n, BLOCK_E, triton.next_power_of_2(n),
+            u, dt, _by_state(A), B, C, D, z, dt_bias, _by_state(initial_state), reset, y, last, saved,
+            l, e, blocks, 0,
+            *_steps(u), *_steps(dt), *_steps(B), *_steps(C), *_steps(z),
+            dt_softplus, CHUNK, FORWARD_GROUP, n, BLOCK_E, triton.next_power_of_2(n),
             **OPTIONS,
         )  # fmt: skip
-    return y, last, saved
+    return y, last.mT, saved  # last (b, e, n)
 
 
 def _backward(
@@ -126,7 +126,6 @@ def _backward(
     n = A.shape[1]
     blocks = triton.cdiv(e, BLOCK_E)
     grad_y = torch.zeros_like(u) if grad_y is None else _unit_stride(grad_y)
-    grad_last = None if grad_last is None else _unit_stride(grad_last)
 
     def new(*shape: int, like: Tensor | None = saved, dtype: torch.dtype = saved.dtype):
         return None if like is None else torch.empty(shape, dtype=dtype, device=u.device)
@@ -135,15 +134,14 @@ def _backward(
     dz = None if z is None else new(b, l, e, dtype=z.dtype)
     dA, dD, dbias = new(b, n, e), new(b, e, like=D), new(b, e, like=dt_bias)
     dB, dC = new(blocks, b, l, n), new(blocks, b, l, n)
-    dinitial = new(b, e, n, like=initial_state)
+    dinitial = new(b, n, e, like=initial_state)
     scratch = new(b * blocks, CHUNK // BACKWARD_GROUP, triton.next_power_of_2(n), BLOCK_E)
     if b * blocks:
         _selective_scan_bwd_kernel[(b * blocks,)](
-            grad_y, grad_last, u, dt, A, B, C, D, z, dt_bias, reset, saved, scratch,
+            grad_y, _by_state(grad_last), u, dt, _by_state(A), B, C, D, z, dt_bias, reset, saved, scratch,
             du, ddt, dA, dB, dC, dD, dz, dbias, dinitial,
-            b, l, e, blocks, 1,
-            *_steps(grad_y), *_steps(grad_last), *_steps(u), *_steps(dt), *_steps(B), *_steps(C),
-            *_steps(z), A.stride(0),
+            b, l, e, blocks, 0,
+            *_steps(grad_y), *_steps(u), *_steps(dt), *_steps(B), *_steps(C), *_steps(z),
             dt_softplus, CHUNK, BACKWARD_GROUP, n, BLOCK_E, triton.next_power_of_2(n),
             **OPTIONS,
         )  # fmt: skip
@@ -156,13 +154,18 @@ def _backward(
         None if D is None else dD.sum(0).to(D.dtype),
         dz,
         None if dt_bias is None else dbias.sum(0).to(dt_bias.dtype),
-        None if initial_state is None else dinitial.to(initial_state.dtype),
+        None if initial_state is None else dinitial.mT.to(initial_state.dtype),
     )
 
 
 def _unit_stride(tensor: Tensor | None) -> Tensor | None:
     """`tensor` with neighbouring channels side by side, copied only if they are not."""
     return tensor if tensor is None or tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _by_state(tensor: Tensor | None) -> Tensor | None:
+    """(..., e, n) as contiguous (..., n, e): the kernels read and write a state of many channels at once."""
+    return None if tensor is None else tensor.mT.contiguous()
 
 
 def _steps(tensor: Tensor | None) -> tuple[int, int]:
@@ -203,12 +206,12 @@ def _keep(h, reset_ptr, at, inside):
     return h
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=["zero"])
 def _selective_scan_fwd_kernel(
     u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, initial_ptr, reset_ptr,
     y_ptr, last_ptr, saved_ptr,
-    l, e, blocks, one,
-    u_b, u_l, dt_b, dt_l, B_b, B_l, C_b, C_l, z_b, z_l, initial_b, initial_e, A_e,
+    l, e, blocks, zero,
+    u_b, u_l, dt_b, dt_l, B_b, B_l, C_b, C_l, z_b, z_l,
     SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -218,12 +221,12 @@ def _selective_scan_fwd_kernel(
     state = tl.arange(0, BLOCK_N)
     has_channel, has_state = channel < e, state < N
     tile = has_state[:, None] & has_channel[None, :]
-    # The factor hides from the compiler which of a tile's numbers are neighbours in memory: it would spread
-    # a channel's states over several lanes for the sake of wider loads, and every sum over them would pay.
-    rows, columns = state[:, None] * one, channel[None, :] * one
-    in_block = state[:, None] * BLOCK_E + (tl.arange(0, BLOCK_E)[None, :] * one).to(tl.int64)
+    # `zero` hides from the compiler that the tiles are aligned: for the sake of wider loads it would spread a
+    # channel's states over several lanes, and every sum over them would pay.
+    in_tile = zero + state[:, None] * tl.cast(e, tl.int64) + channel[None, :]
+    in_block = zero + state[:, None] * BLOCK_E + tl.arange(0, BLOCK_E)[None, :].to(tl.int64)
     # exp(delta A) as a power of two: the hardware has no other exponential.
-    A2 = _load(A_ptr + columns * A_e + rows, tile, acc) * LOG2E
+    A2 = _load(A_ptr + in_tile, tile, acc) * LOG2E
     bias = tl.zeros((BLOCK_E,), acc)
     if bias_ptr is not None:
         bias = _load(bias_ptr + channel, has_channel, acc)
@@ -231,8 +234,7 @@ def _selective_scan_fwd_kernel(
         D = _load(D_ptr + channel, has_channel, acc)
     h = tl.zeros((BLOCK_N, BLOCK_E), acc)
     if initial_ptr is not None:
-        at = row * initial_b + columns * initial_e + rows
-        h = _load(initial_ptr + at, tile, acc)
+        h = _load(initial_ptr + row * N * e + in_tile, tile, acc)
     chunks = tl.cdiv(l, CHUNK)
     if saved_ptr is not None:
         saved_ptr += tl.program_id(0).to(tl.int64) * chunks * (BLOCK_N * BLOCK_E)
@@ -269,17 +271,16 @@ def _selective_scan_fwd_kernel(
                     z = zs[i].to(acc)
                     y *= z * sigmoid(z)
                 tl.store(y_ptr + (row * l + t) * e + channel, y, mask=mask)
-    at = (row * e + columns) * N + rows
-    tl.store(last_ptr + at, h, mask=tile)
+    tl.store(last_ptr + row * N * e + in_tile, h, mask=tile)
 
 
-@triton.jit(do_not_specialize=["one"])
+@triton.jit(do_not_specialize=["zero"])
 def _selective_scan_bwd_kernel(
     grad_y_ptr, grad_last_ptr, u_ptr, dt_ptr, A_ptr, B_ptr, C_ptr, D_ptr, z_ptr, bias_ptr, reset_ptr,
     saved_ptr, scratch_ptr,
     du_ptr, ddt_ptr, dA_ptr, dB_ptr, dC_ptr, dD_ptr, dz_ptr, dbias_ptr, dinitial_ptr,
-    b, l, e, blocks, one,
-    gy_b, gy_l, gl_b, gl_e, u_b, u_l, dt_b, dt_l, B_b, B_l, C_b, C_l, z_b, z_l, A_e,
+    b, l, e, blocks, zero,
+    gy_b, gy_l, u_b, u_l, dt_b, dt_l, B_b, B_l, C_b, C_l, z_b, z_l,
     SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr, GROUP: tl.constexpr,
     N: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
@@ -290,11 +291,11 @@ def _selective_scan_bwd_kernel(
     state = tl.arange(0, BLOCK_N)
     has_channel, has_state = channel < e, state < N
     tile = has_state[:, None] & has_channel[None, :]
-    # The factor hides from the compiler which of a tile's numbers are neighbours in memory: it would spread
-    # a channel's states over several lanes for the sake of wider loads, and every sum over them would pay.
-    rows, columns = state[:, None] * one, channel[None, :] * one
-    in_block = state[:, None] * BLOCK_E + (tl.arange(0, BLOCK_E)[None, :] * one).to(tl.int64)
-    A2 = _load(A_ptr + columns * A_e + rows, tile, acc) * LOG2E
+    # `zero` hides from the compiler that the tiles are aligned: for the sake of wider loads it would spread a
+    # channel's states over several lanes, and every sum over them would pay.
+    in_tile = zero + state[:, None] * tl.cast(e, tl.int64) + channel[None, :]
+    in_block = zero + state[:, None] * BLOCK_E + tl.arange(0, BLOCK_E)[None, :].to(tl.int64)
+    A2 = _load(A_ptr + in_tile, tile, acc) * LOG2E
     bias = tl.zeros((BLOCK_E,), acc)
     if bias_ptr is not None:
         bias = _load(bias_ptr + channel, has_channel, acc)
@@ -303,8 +304,7 @@ def _selective_scan_bwd_kernel(
     # g is the gradient of the state after the position at hand.
     g = tl.zeros((BLOCK_N, BLOCK_E), acc)
     if grad_last_ptr is not None:
-        at = row * gl_b + columns * gl_e + rows
-        g = _load(grad_last_ptr + at, tile, acc)
+        g = _load(grad_last_ptr + row * N * e + in_tile, tile, acc)
     dA = tl.zeros((BLOCK_N, BLOCK_E), acc)
     dD = tl.zeros((BLOCK_E,), acc)
     dbias = tl.zeros((BLOCK_E,), acc)
@@ -388,11 +388,10 @@ def _selective_scan_bwd_kernel(
                 tl.store(du_ptr + (row * l + t) * e + channel, du, mask=mask)
                 tl.store(ddt_ptr + (row * l + t) * e + channel, ddelta, mask=mask)
                 g = _keep(g * decay, reset_ptr, row * l + t, inside)
-    tl.store(dA_ptr + (row * N + state[:, None]) * e + columns, dA, mask=tile)
+    tl.store(dA_ptr + row * N * e + in_tile, dA, mask=tile)
     if dD_ptr is not None:
         tl.store(dD_ptr + row * e + channel, dD, mask=has_channel)
     if dbias_ptr is not None:
         tl.store(dbias_ptr + row * e + channel, dbias, mask=has_channel)
     if dinitial_ptr is not None:
-        at = (row * e + columns) * N + rows
-        tl.store(dinitial_ptr + at, g, mask=tile)
+        tl.store(dinitial_ptr + row * N * e + in_tile, g, mask=tile)
