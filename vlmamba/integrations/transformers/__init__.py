@@ -5,7 +5,8 @@ Importing this module registers the configuration, the model and the processor, 
 read the same directory as `vlmamba.load(directory)`.
 """
 
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from vlmamba.integrations.transformers.cache import StateCache
 from vlmamba.integrations.transformers.config import VLMambaConfig
