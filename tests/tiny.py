@@ -1,5 +1,7 @@
 """The smallest of everything: a tokenizer, a model and a processor that fit together."""
 
+from functools import lru_cache
+
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
@@ -12,6 +14,11 @@ _TEXT = ["User: What is this? Is it a red cat?\nAssistant: a red cat on the mat,
 
 def tiny_tokenizer() -> Tokenizer:
     """A byte-level BPE trained on a few lines; every text is some ids and comes back whole."""
+    return Tokenizer.from_str(_trained())
+
+
+@lru_cache
+def _trained() -> str:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -22,7 +29,7 @@ def tiny_tokenizer() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_TEXT * 4, trainer)
-    return tokenizer
+    return tokenizer.to_str()
 
 
 def tiny_config(**text) -> ModelConfig:

@@ -45,27 +45,16 @@ def load_model(
     not ours is handed to `vlmamba.integrations.transformers`.
     Raises FileNotFoundError for what is missing, CheckpointError for what is broken.
     """
+    device, dtype = torch.device(device), _as_dtype(dtype)
     directory = find_directory(source)
     try:
         settings = read_json(directory / "config.json")
         if not _is_ours(settings):
             return _load_foreign(directory, device, dtype)
-        config = _read_config(directory, settings)
-        processor = Processor.load(directory)
-        _check_processor(processor, config, directory)
-        device, dtype = torch.device(device), _as_dtype(dtype)
-        tensors = read_weights(directory)
-        if dtype is None and device.type == "cpu":
-            dtype = torch.float32
-        elif dtype is None:
-            dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
-        model = empty_model(config)
-        assign_weights(model, tensors, device, dtype)
-        return model.eval(), processor
-    except CheckpointError:
-        raise
+        return _load_ours(directory, settings, device, dtype)
     except ValueError as error:
-        raise CheckpointError(str(error)) from None
+        text = str(error)
+        raise CheckpointError(text if str(directory) in text else f"{directory}: {text}") from None
 
 
 def save_model(
@@ -208,27 +197,42 @@ def _is_ours(settings: Mapping[str, Any]) -> bool:
     return ours or settings.get("model_type") != "vlmamba"
 
 
+def _load_ours(
+    directory: Path, settings: Mapping[str, Any], device: torch.device, dtype: torch.dtype | None
+) -> tuple[VLMamba, Processor]:
+    config = _read_config(settings)
+    processor = Processor.load(directory)
+    _check_processor(processor, config)
+    tensors = read_weights(directory)
+    if dtype is None and device.type == "cpu":
+        dtype = torch.float32
+    elif dtype is None:
+        dtype = reduce(torch.promote_types, {tensor.dtype for tensor in tensors.values()})
+    model = empty_model(config)
+    assign_weights(model, tensors, device, dtype)
+    return model.eval(), processor
+
+
 def _load_foreign(
-    directory: Path, device: torch.device | str, dtype: torch.dtype | str | None
+    directory: Path, device: torch.device, dtype: torch.dtype | None
 ) -> tuple[VLMamba, Processor]:
     try:
         from vlmamba.integrations import transformers
     except ImportError as error:
         raise CheckpointError(
-            f"{directory} names a tower or language model of transformers ({error}): "
-            "pip install 'vlmamba[transformers]'"
+            f"the tower or language model is one of transformers ({error}): pip install 'vlmamba[transformers]'"
         ) from None
     return transformers.load_model(directory, device, dtype)
 
 
-def _read_config(directory: Path, settings: Mapping[str, Any]) -> ModelConfig:
+def _read_config(settings: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.from_dict(settings)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise CheckpointError(f"{directory / 'config.json'} cannot be used: {error}") from None
+        raise CheckpointError(f"config.json cannot be used: {error}") from None
 
 
-def _check_processor(processor: Processor, config: ModelConfig, directory: Path) -> None:
+def _check_processor(processor: Processor, config: ModelConfig) -> None:
     pairs = {
         "image size": (processor.image.image_size, config.vision.image_size),
         "number of patches": (processor.num_patches, config.vision.num_patches),
@@ -239,11 +243,11 @@ def _check_processor(processor: Processor, config: ModelConfig, directory: Path)
     for what, (of_processor, of_model) in pairs.items():
         if of_processor != of_model:
             raise CheckpointError(
-                f"{directory}: the processor's {what} is {of_processor}, the model's {of_model}: they must agree"
+                f"the processor's {what} is {of_processor}, the model's {of_model}: they must agree"
             )
     if processor.tokenizer.get_vocab_size() > config.text.vocab_size:
         raise CheckpointError(
-            f"{directory}: the tokenizer has {processor.tokenizer.get_vocab_size()} tokens, "
+            f"the tokenizer has {processor.tokenizer.get_vocab_size()} tokens, "
             f"the model {config.text.vocab_size}"
         )
 
