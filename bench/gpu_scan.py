@@ -23,6 +23,8 @@ from vlmamba.ops import gpu, reference, scan
 
 SHAPES = [(512, 100, 512), (1024, 90, 512), (16, 729, 2304), (8, 768, 5120), (8, 2048, 5120)]
 STATE = 16
+# Beside twice the reference's own error: the hardware's exponential, and half a unit of bfloat16.
+SLACK = {torch.float32: 5e-5, torch.bfloat16: 2**-9}
 WIDTH = 4
 
 
@@ -66,9 +68,9 @@ def check(name: str, inputs: dict, options: dict) -> list[dict]:
     ours = results(getattr(gpu, name), inputs, options)
     rows = []
     for key, right in exact.items():
-        scale = right.abs().max()
+        scale = right.abs().max().clamp(min=1e-30)
         error, allowed = ((t[key] - right).abs().max() / scale for t in (ours, theirs))
-        allowed = 2 * allowed + 2e-6
+        allowed = 2 * allowed + SLACK[ours[key].dtype]
         rows.append(
             {
                 "op": name,
@@ -78,7 +80,7 @@ def check(name: str, inputs: dict, options: dict) -> list[dict]:
                 "error": float(error),
                 "allowed": float(allowed),
                 "right": bool(error <= allowed),
-            }  # fmt: skip
+            }
         )
     return rows
 

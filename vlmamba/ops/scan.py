@@ -334,7 +334,7 @@ def _selective_scan_bwd_kernel(
         for group_from_end in range(groups):
             group = groups - 1 - group_from_end
             h = tl.load(scratch_ptr + group * (BLOCK_N * BLOCK_E) + in_block)
-            us, raws, Bs, befores = (), (), (), ()
+            us, raws, Bs, Cs, gys, zs, befores = (), (), (), (), (), (), ()
             for i in tl.static_range(GROUP):
                 t = tl.cast(start + group * GROUP + i, tl.int64)
                 inside = t < l
@@ -343,6 +343,10 @@ def _selective_scan_bwd_kernel(
                 us += (tl.load(u_ptr + row * u_b + t * u_l + channel, mask=mask, other=0.0),)
                 raws += (_load(dt_ptr + row * dt_b + t * dt_l + channel, mask, acc) + bias,)
                 Bs += (tl.load(B_ptr + row * B_b + t * B_l + state, mask=here, other=0.0),)
+                Cs += (tl.load(C_ptr + row * C_b + t * C_l + state, mask=here, other=0.0),)
+                gys += (_load(grad_y_ptr + row * gy_b + t * gy_l + channel, mask, acc),)
+                if z_ptr is not None:
+                    zs += (_load(z_ptr + row * z_b + t * z_l + channel, mask, acc),)
             for i in tl.static_range(GROUP):
                 t = tl.cast(start + group * GROUP + i, tl.int64)
                 h = _keep(h, reset_ptr, row * l + t, t < l)
@@ -354,15 +358,14 @@ def _selective_scan_bwd_kernel(
                 inside = t < l
                 mask = _exists(channel, e, inside)
                 here = _exists(state, N, inside)
-                u, B = us[i].to(acc), Bs[i].to(acc)
-                C = _load(C_ptr + row * C_b + t * C_l + state, here, acc)
+                u, gy = us[i].to(acc), gys[i]
+                B, C = Bs[i].to(acc), Cs[i].to(acc)
                 delta = _delta(raws[i], mask, SOFTPLUS)
                 decay = tl.exp2(delta[None, :] * A2)
                 decayed = decay * befores[i]
                 h = decayed + (delta * u)[None, :] * B[:, None]
-                gy = _load(grad_y_ptr + row * gy_b + t * gy_l + channel, mask, acc)
                 if z_ptr is not None:
-                    z = _load(z_ptr + row * z_b + t * z_l + channel, mask, acc)
+                    z = zs[i]
                     gate = sigmoid(z)
                     y = tl.sum(h * C[:, None], 0)
                     if D_ptr is not None:
