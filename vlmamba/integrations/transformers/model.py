@@ -79,6 +79,10 @@ class VLMambaPreTrainedModel(PreTrainedModel):
             check_loading(model, info, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
+    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+        """As transformers', but weights keep the names they have here, which a resumed Trainer looks for."""
+        super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
+
 
 class VLMambaModel(VLMambaPreTrainedModel):
     """Vision tower, connector and language model: ids and pictures -> embeddings of the prompt."""
