@@ -1,7 +1,7 @@
 """A conversation about pictures: turns, and the state after each of them, so that going back costs nothing."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +44,7 @@ class Conversation:
             raise ValueError("the state file already holds its pictures: ask about them first")
         self._points[-1] = replace(point, pictures=(*point.pictures, *open_all(pictures)))
 
-    def stream(self, question: str, sampling: Sampling = GREEDY) -> Iterator[str]:
+    def stream(self, question: str, sampling: Sampling = GREEDY) -> Generator[str, None, None]:
         """The answer, piece by piece. A reader who closes the iterator early keeps what was said until then."""
         point = self._points[-1]
         reply = self._reply(point, question, sampling)

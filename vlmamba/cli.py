@@ -1,0 +1,82 @@
+"""The command line. What a command needs is imported when it runs, so that `vlmamba --help` is quick."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from vlmamba import __version__
+from vlmamba.commands.ask import ask
+from vlmamba.commands.chat import chat
+from vlmamba.commands.doctor import doctor
+from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError
+from vlmamba.commands.train import train
+
+INTERRUPTED = 130  # as a shell reports Ctrl-C
+
+# Where Typer keeps the errors of the command line differs between its versions; their family does not.
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # pyright: ignore[reportAssignmentType]
+
+app = typer.Typer(
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a third of the time that --help may take
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (ask, chat, train, doctor):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"vlmamba {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def vlmamba(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """VL-Mamba: ask questions about pictures, answered by a Mamba language model.
+
+    \b
+    vlmamba ask cat.jpg "What animal is this?"
+    vlmamba chat cat.jpg
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+        raise typer.Exit(BAD_USAGE)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad usage."""
+    try:
+        code = app(arguments, prog_name="vlmamba", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except CommandError as failure:
+        return _complain(str(failure), failure.code)
+    except UsageError as error:
+        context = getattr(error, "ctx", None)
+        path = context.command_path if context else "vlmamba"
+        message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        return _complain(f"{message} ({path} --help shows how)", BAD_USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output is gone; Python would complain once more when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _complain(message: str, code: int) -> int:
+    print(f"vlmamba: {message}", file=sys.stderr)
+    return code
