@@ -57,7 +57,7 @@ def results(op, inputs: dict, options: dict, dtype: torch.dtype | None = None) -
     seeds = [torch.randn(t.shape, device="cuda").to(t.dtype) for t in outputs]
     grads = torch.autograd.grad(outputs, list(leaves.values()), seeds)
     names = ["out", "last", *(f"d{k}" for k in leaves)]
-    return dict(zip(names, [*outputs, *grads], strict=True))
+    return dict(zip(names, [*(t.detach() for t in outputs), *grads], strict=True))
 
 
 def check(name: str, inputs: dict, options: dict) -> list[dict]:

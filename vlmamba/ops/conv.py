@@ -4,6 +4,11 @@ The backward pass computes the pre-activations anew instead of saving them; the 
 bias) are float32 partial sums, one slot a tile, added by one deterministic second pass.
 """
 
+# Kernels are written in Triton's language, which only looks like Python: its types are not Python's.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+
 import torch
 import triton
 import triton.language as tl
@@ -37,7 +42,7 @@ def causal_conv1d(
         out = _CausalConv1d.apply(seen, weight, bias, initial_state, segment, activation == "silu")
     else:
         out = _forward(seen, weight, bias, initial_state, segment, activation == "silu")
-    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, segment)  # type: ignore[reportReturnType]
+    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, segment)
 
 
 class _CausalConv1d(torch.autograd.Function):

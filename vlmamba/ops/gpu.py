@@ -17,14 +17,13 @@ R = TypeVar("R")
 def _on_its_device(op: Callable[P, R]) -> Callable[P, R]:
     """`op` with its tensors' device current, for Triton launches there; torch.compile calls it as it is."""
 
-    @torch.compiler.disable
     @functools.wraps(op)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         first = next(v for v in (*args, *kwargs.values()) if isinstance(v, Tensor))
         with torch.cuda.device(first.device) if first.is_cuda else nullcontext():
             return op(*args, **kwargs)
 
-    return call
+    return torch.compiler.disable(call)  # pyright: ignore[reportReturnType]
 
 
 selective_scan = _on_its_device(scan.selective_scan)

@@ -8,6 +8,11 @@ Sums over channels (B, C) and over the batch (A, D, dt_bias) are float32 partial
 by one deterministic second pass: no atomics, the same bits every run.
 """
 
+# Kernels are written in Triton's language, which only looks like Python: its types are not Python's.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+
 import torch
 import triton
 import triton.language as tl
@@ -46,8 +51,8 @@ def selective_scan(
     unit = [_unit_stride(t) for t in inputs]
     flags = None if reset is None else reset.contiguous().view(torch.uint8)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _SelectiveScan.apply(*unit, flags, dt_softplus)  # type: ignore[reportReturnType]
-    y, last, _ = _forward(*unit, flags, dt_softplus, save=False)  # type: ignore[reportArgumentType]
+        return _SelectiveScan.apply(*unit, flags, dt_softplus)
+    y, last, _ = _forward(*unit, flags, dt_softplus, save=False)
     return y, last
 
 

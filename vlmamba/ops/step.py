@@ -1,5 +1,10 @@
 """One decoding step of the scan and of the convolution on a GPU, each one Triton kernel; states change in place."""
 
+# Kernels are written in Triton's language, which only looks like Python: its types are not Python's.
+# pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
+# pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
+# pyright: reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+
 import torch
 import triton
 import triton.language as tl
