@@ -4,12 +4,12 @@ import json
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vlmamba.commands import options
+from vlmamba.commands.dropped import existing_file
 from vlmamba.commands.failure import BAD_USAGE, CommandError, failing_with
 from vlmamba.commands.notes import noted
 
@@ -68,7 +68,7 @@ def _open(pictures: list[str], question: str) -> "list[Image.Image]":
     """The pictures, opened before torch is imported: a misspelt path is told at once."""
     from vlmamba.pictures import open_picture
 
-    if Path(question).is_file():
+    if existing_file(question) is not None:
         raise CommandError(
             f'the question comes last: vlmamba ask {question} "What is this?"', BAD_USAGE
         )

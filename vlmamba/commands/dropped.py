@@ -10,13 +10,13 @@ _WORD = re.compile(r"""\s*(?:'([^']+)'|"([^"]+)"|((?:\\.|[^\s\\])+))(?=\s|$)""")
 
 def split_paths(line: str) -> tuple[list[Path], str]:
     """The files that a line begins with, and the rest of it."""
-    whole = _existing(line.strip())
+    whole = existing_file(line.strip())
     if whole is not None:
         return [whole], ""
     paths: list[Path] = []
     while word := _WORD.match(line):
         single, double, bare = word.groups()
-        path = _existing(single or double or re.sub(r"\\(.)", r"\1", bare))
+        path = existing_file(single or double or re.sub(r"\\(.)", r"\1", bare))
         if path is None:
             break
         paths.append(path)
@@ -24,7 +24,7 @@ def split_paths(line: str) -> tuple[list[Path], str]:
     return paths, line.strip()
 
 
-def _existing(text: str) -> Path | None:
+def existing_file(text: str) -> Path | None:
     """The file that a text names, as a path or a file:// address; None when there is none."""
     if text.startswith("file://"):
         text = unquote(urlsplit(text).path)
