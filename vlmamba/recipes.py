@@ -61,11 +61,11 @@ def tiny() -> Recipe:
         backgrounds=("white", "black"),
     )
     dialogues, captions = DrawnData(drawing, 4096), DrawnData(drawing, 4096, captions=True)
-    common = StageConfig("pretrain", lr=2e-3, batch_size=8, steps=1, max_length=512, precision="float32",
-                         warmup_ratio=0.05, workers=1, log_interval=10, checkpoint_interval=100)  # fmt: skip
+    common = StageConfig("pretrain", lr=3e-3, batch_size=8, steps=1, max_length=256, precision="float32",
+                         warmup_ratio=0.05, workers=0, log_interval=10, checkpoint_interval=100)  # fmt: skip
     vision = VisionConfig(
         "siglip", hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2,
-        image_size=64, patch_size=8, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
+        image_size=64, patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
     )  # fmt: skip
     return Recipe(
         name="tiny",
@@ -76,9 +76,9 @@ def tiny() -> Recipe:
         image=ImageSettings.for_tower(vision),
         parts=FreshParts(_Texts(dialogues, captions)),
         stages=(
-            Stage(replace(common, name="pretrain", steps=200), dialogues),
+            Stage(replace(common, name="pretrain", steps=200), captions),
             Stage(replace(common, name="align", steps=60), captions),
-            Stage(replace(common, name="finetune", steps=120, lr=1e-3), dialogues),
+            Stage(replace(common, name="finetune", steps=160, lr=2e-3), dialogues),
         ),
     )  # fmt: skip
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -160,7 +160,7 @@ class _Run:
             [t.float() for t in (total / count, norm, count)]
         ).tolist()
         if not (_finite(loss_value) and _finite(norm_value)):
-            self.refuse(micro, step, loss_value, norm_value)
+            self.refuse(micro, step, loss_value, norm_value, int(count_value))
         scale = min(1.0, self.stage.clip / (norm_value + 1e-6)) / count_value
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
@@ -181,7 +181,9 @@ class _Run:
             count = count + batch_count
         return total, count
 
-    def refuse(self, micro: list[Batch], step: int, loss: float, norm: float) -> None:
+    def refuse(
+        self, micro: list[Batch], step: int, loss: float, norm: float, count: int
+    ) -> NoReturn:
         """Writes which samples spoilt the step, and raises NonFiniteError."""
         report = {
             "stage": self.stage.name,
@@ -195,9 +197,11 @@ class _Run:
             path = self.directory / f"non-finite-step-{step:08d}.json"
             path.write_text(json.dumps(report, indent=1))
             where = f"; its samples are in {path}"
+        what = (
+            f"loss {loss}, gradient norm {norm}" if count else "no supervised token to learn from"
+        )
         raise NonFiniteError(
-            f"step {step} of stage {self.stage.name}: loss {loss}, gradient norm {norm}; "
-            f"stopped before the update{where}"
+            f"step {step} of stage {self.stage.name}: {what}; stopped before the update{where}"
         )
 
     def save(self, step: int) -> None:

@@ -1,0 +1,210 @@
+"""The loop: what a step computes, when it stops, and that stopping leaves no trace."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import toy
+import torch
+
+from vlmamba.data.batches import Batch, in_order
+from vlmamba.train.loop import NonFiniteError, language_loss, run_stage
+from vlmamba.train.stages import freeze_for
+
+
+class Watched(toy.RandomBatches):
+    """Calls `before(index)` before it gives a batch, and `change(batch)` on what it gives."""
+
+    def __init__(self, before=None, change=None) -> None:
+        self.before, self.change = before, change
+
+    def batch(self, index: int) -> Batch:
+        if self.before:
+            self.before(index)
+        batch = super().batch(index)
+        if self.change:
+            self.change(index, batch)
+        return batch
+
+
+def run_log(directory):
+    lines = (directory / "log.jsonl").read_text().splitlines()
+    return [{k: v for k, v in json.loads(line).items() if k != "tokens_per_s"} for line in lines]
+
+
+def interrupt_at(index: int, number: int = signal.SIGTERM):
+    return Watched(before=lambda k: os.kill(os.getpid(), number) if k == index else None)
+
+
+@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stopped_twice_and_resumed_equals_never_stopped(tmp_path, accumulation, workers):
+    stage = replace(toy.STAGE, accumulation=accumulation, workers=workers)
+    straight = toy.make_model()
+    assert run_stage(straight, toy.RandomBatches(), stage, tmp_path / "straight").finished
+
+    quiet = replace(stage, workers=0)
+    for stop in (2, 6):  # in the second and in the sixth step
+        model = toy.make_model()
+        stopped = run_stage(
+            model, interrupt_at(stop * accumulation), quiet, tmp_path / "parts", resume=True
+        )
+        assert not stopped.finished
+        assert stopped.step == stop + 1
+    model = toy.make_model()
+    finished = run_stage(model, toy.RandomBatches(), stage, tmp_path / "parts", resume=True)
+    assert finished.finished
+    assert run_log(tmp_path / "parts") == run_log(tmp_path / "straight")
+    assert toy.same(toy.weights(model), toy.weights(straight))
+
+
+def test_killed_between_checkpoints_goes_back_to_the_last_and_repeats_the_same_steps(tmp_path):
+    straight = toy.make_model()
+    run_stage(straight, toy.RandomBatches(), toy.STAGE, tmp_path / "straight")
+
+    def die(index):
+        if index == 6:
+            raise KeyboardInterrupt  # as abrupt as a kill: no checkpoint of step 6
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(toy.make_model(), Watched(before=die), toy.STAGE, tmp_path / "killed")
+    assert [line["step"] for line in run_log(tmp_path / "killed")][-1] == 6
+    model = toy.make_model()
+    run_stage(model, toy.RandomBatches(), toy.STAGE, tmp_path / "killed", resume=True)
+    assert run_log(tmp_path / "killed") == run_log(tmp_path / "straight")
+    assert toy.same(toy.weights(model), toy.weights(straight))
+
+
+def test_sigterm_saves_after_the_step_in_hand_and_puts_the_handlers_back(tmp_path, caplog):
+    before = signal.getsignal(signal.SIGTERM)
+    result = run_stage(toy.make_model(), interrupt_at(1), toy.STAGE, tmp_path)
+    assert (result.step, result.finished) == (2, False)
+    assert (tmp_path / "checkpoints" / "step-00000002" / "manifest.json").exists()
+    assert "SIGTERM: stopping after this step" in caplog.text
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_finished_stage_resumes_to_its_end_without_training(tmp_path):
+    trained = toy.make_model()
+    run_stage(trained, toy.RandomBatches(), toy.STAGE, tmp_path)
+    again = toy.make_model()
+    result = run_stage(again, toy.RandomBatches(), toy.STAGE, tmp_path, resume=True)
+    assert result.finished
+    assert result.losses == {}
+    assert toy.same(toy.weights(again), toy.weights(trained))
+
+
+@pytest.mark.parametrize("poison", ["loss", "gradient"])
+def test_a_step_that_is_not_finite_stops_before_its_update(tmp_path, poison):
+    model = toy.make_model()
+    seen = {}
+
+    def objective(model, batch):
+        seen["weights"] = toy.weights(model)
+        total, count = language_loss(model, batch)
+        if "sample-5a" not in batch.sample_ids:
+            return total, count
+        if poison == "loss":
+            return total * float("nan"), count
+        weight = model.model.connector.linear_1.weight
+        return total + torch.sqrt((weight * 0).sum()), count  # its gradient is 0 * inf
+
+    with pytest.raises(NonFiniteError, match="step 6 of stage finetune.*stopped before the update"):
+        run_stage(model, toy.RandomBatches(), toy.STAGE, tmp_path, objective=objective)
+    assert toy.same(toy.weights(model), seen["weights"])
+    report = json.loads((tmp_path / "non-finite-step-00000006.json").read_text())
+    assert report["samples"] == [["sample-5a", "sample-5b"]]
+    assert report["step"] == 6
+
+
+def test_a_batch_with_nothing_to_learn_stops_the_run():
+    def unlearn(index, batch):
+        batch.labels.fill_(-100)
+
+    with pytest.raises(NonFiniteError, match="no supervised token"):
+        run_stage(toy.make_model(), Watched(change=unlearn), toy.STAGE)
+
+
+def test_every_supervised_token_weighs_the_same_however_batches_are_cut():
+    whole = [toy.RandomBatches().batch(index) for index in range(4)]
+    assert len({int((batch.labels != -100).sum()) for batch in whole}) == 4
+
+    class OneBatch:
+        def __len__(self):
+            return 1
+
+        def batch(self, index):
+            return Batch(
+                torch.cat([b.input_ids for b in whole]), torch.cat([b.labels for b in whole]),
+                torch.cat([b.pixel_values for b in whole]),
+            )  # fmt: skip
+
+    stage = replace(toy.STAGE, steps=1, clip=1e9)
+    together, accumulated = toy.make_model(), toy.make_model()
+    one = run_stage(together, OneBatch(), stage)
+    many = run_stage(accumulated, toy.RandomBatches(), replace(stage, accumulation=4))
+    assert one.losses[1] == pytest.approx(many.losses[1], rel=1e-6)
+    gradients = zip(together.parameters(), accumulated.parameters(), strict=True)
+    for a, b in gradients:
+        if a.grad is not None:
+            torch.testing.assert_close(a.grad, b.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_the_gradient_is_clipped_to_its_norm(tmp_path):
+    model = toy.make_model()
+    run_stage(model, toy.RandomBatches(), replace(toy.STAGE, steps=1, clip=0.01), tmp_path)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert run_log(tmp_path)[0]["grad_norm"] > 0.01
+    assert torch.nn.utils.get_total_norm(gradients).item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_the_frozen_tower_records_nothing_and_its_features_serve_as_well():
+    model = toy.make_model()
+    freeze_for(model, "align")
+    batch = toy.RandomBatches().batch(0)
+    total, count = language_loss(model, batch)
+    features = model.model.vision_tower(batch.pixel_values)
+    assert not features.requires_grad
+    with_features = Batch(batch.input_ids, batch.labels, features=features)
+    again, _ = language_loss(model, with_features)
+    assert torch.equal(total, again)
+    assert int(count) == 16
+
+
+def test_bf16_computes_in_bf16_and_keeps_float32_weights():
+    model = toy.make_model()
+    seen = []
+    model.model.language_model.layers[0].mixer.in_proj.register_forward_hook(
+        lambda module, inputs, output: seen.append(output.dtype)
+    )
+    result = run_stage(model, toy.RandomBatches(), replace(toy.STAGE, steps=2, precision="bf16"))
+    assert set(seen) == {torch.bfloat16}
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert all(0 < loss < 10 for loss in result.losses.values())
+
+
+def test_the_log_says_what_happened(tmp_path):
+    stage = replace(toy.STAGE, steps=5, log_interval=2, checkpoint_interval=100)
+    run_stage(toy.make_model(), toy.RandomBatches(), stage, tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert [line["tokens"] for line in lines] == [60, 60, 30]
+    assert [line["supervised"] for line in lines] == [30, 22, 16]
+    assert all(line["tokens_per_s"] > 0 and line["lr"] > 0 for line in lines)
+
+
+def test_threads_prepare_batches_in_order_and_pass_errors_on():
+    direct = list(in_order(toy.RandomBatches(), range(7)))
+    threaded = list(in_order(toy.RandomBatches(), range(7), workers=3))
+    assert [b.sample_ids for b in threaded] == [b.sample_ids for b in direct]
+    assert all(torch.equal(a.input_ids, b.input_ids) for a, b in zip(direct, threaded, strict=True))
+
+    def fail(index):
+        if index == 4:
+            raise ValueError("picture 4")
+
+    supply = in_order(Watched(before=fail), range(7), workers=2)
+    with pytest.raises(ValueError, match="picture 4"):
+        list(supply)
