@@ -1,0 +1,49 @@
+# make ask     sets everything up and answers a question about a photograph
+# make test    sets everything up, then checks style and types and runs the tests
+# make bench   measures a cold start against `import torch`
+# make clean   removes the environment and what the tools left
+#
+# Change what is asked:  make ask PICTURE=cat.jpg QUESTION="What is the cat doing?"
+# Choose the Python:     make test PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+QUESTION ?= What animal is this?
+# scikit-image brings photographs that are free of rights; this one is of a cat called Chelsea.
+PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/chelsea.png)
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+
+.PHONY: ask test lint bench clean
+
+ask: $(VENV)/.ready-to-ask
+	@echo "$(PICTURE): $(QUESTION)"
+	@$(BIN)/vlmamba ask "$(PICTURE)" "$(QUESTION)"
+
+test: lint
+	$(BIN)/pytest
+
+lint: $(VENV)/.ready-to-test
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: $(VENV)/.ready-to-test
+	$(BIN)/python bench/cold_start.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-to-ask: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV); this takes a few minutes the first time"
+	$(PIP) --editable . scikit-image
+	@touch $@
+
+$(VENV)/.ready-to-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing into $(VENV); this takes a few minutes the first time"
+	$(PIP) --editable ".[dev]"
+	@touch $@ $(VENV)/.ready-to-ask
