@@ -64,10 +64,10 @@ def _read_mme_folder(folder: Path) -> list[Answer]:
 def _read_xlsx(path: Path) -> list[Answer]:
     openpyxl = optional_module("openpyxl", "an .xlsx file")
     rows = openpyxl.load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
-    header = list(next(rows, ()))
+    header = [str(name) for name in next(rows, ())]
     answers = []
     for number, row in enumerate(rows, start=2):
-        record = dict(zip(header, row, strict=False))
+        record = dict(zip(header, row, strict=True))
         if {"index", "prediction"} - set(record):
             raise ValueError(f"{path}:1: the columns index and prediction are needed")
         text = record["prediction"]

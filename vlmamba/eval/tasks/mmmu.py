@@ -13,7 +13,7 @@ from typing import Any
 
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
-from vlmamba.eval.prompts import LETTERS, SHORT
+from vlmamba.eval.prompts import LETTER, LETTERS, SHORT
 from vlmamba.eval.reading import find, get, optional_module, read_json
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
@@ -192,7 +192,7 @@ def prompt(question: str, options: Sequence[str]) -> str:
     if not options:
         return question + SHORT
     lines = "".join(f"({letter}) {text}\n" for letter, text in zip(LETTERS, options, strict=False))
-    return f"{question}\n{lines}\nAnswer with the option's letter from the given choices directly."
+    return f"{question}\n{lines}{LETTER}"
 
 
 def _literal_list(text: Any, place: str) -> list[str]:
