@@ -19,11 +19,10 @@ from torch.autograd.function import once_differentiable
 from vlmamba.ops.reference import scan_dtype
 
 LOG2_E = 1 / math.log(2)
-CHUNK_ELEMENTS = 2**19  # of one buffer: two megabytes in float32
-CHUNK_LENGTHS = (
-    16,
-    64,
-)  # shorter: more checkpoints than inputs at 16 states; longer: nothing gained
+# A chunk's buffer has about so many elements (two megabytes in float32), within bounds on its length:
+# shorter would keep more checkpoints than inputs at 16 states, longer gains nothing.
+CHUNK_ELEMENTS = 2**19
+CHUNK_LENGTHS = (16, 64)
 
 
 def selective_scan(
@@ -90,6 +89,7 @@ class _Scan(NamedTuple):
     delta: Tensor  # (l, b, e)
     x: Tensor  # (l, b, e), delta * u
     A: Tensor  # (n, e)
+    A_log2: Tensor  # (n, e), A * log2(e)
     B: Tensor  # (l, b, n)
     C: Tensor  # (l, b, n)
     reset: Tensor | None  # (l, b)
@@ -113,7 +113,9 @@ class _Scan(NamedTuple):
             raw = raw + dt_bias.to(dtype)
         delta = F.softplus(raw) if dt_softplus else raw
         A = A.to(dtype).t().contiguous()  # (n, e)
-        return cls(u, raw, delta, delta * u, A, B, C, None if reset is None else reset.t())
+        return cls(
+            u, raw, delta, delta * u, A, A * LOG2_E, B, C, None if reset is None else reset.t()
+        )
 
     def spans(self) -> list[tuple[int, int]]:
         """Where the chunks begin and end: as many positions as fit the cache, within bounds."""
@@ -132,7 +134,7 @@ class _Scan(NamedTuple):
 
     def run(self, begin: int, end: int, decay: Tensor, states: Tensor) -> None:
         """From states[0], fill in the decays and the states of positions `begin` to `end`."""
-        torch.mul(self.delta[begin:end, :, None], self.A * LOG2_E, out=decay)
+        torch.mul(self.delta[begin:end, :, None], self.A_log2, out=decay)
         torch.exp2(decay, out=decay)
         if self.reset is not None:
             decay[self.reset[begin:end]] = 0.0

@@ -1,0 +1,285 @@
+"""Times vlmamba's Mamba beside transformers' on a CPU, with equal random weights, and prints ratios.
+
+    python bench/cpu.py [--repeats N] [--threads 2] [--json results/cpu.json]
+
+The shape is Mamba-130M's. Prefill: 512 tokens into an empty state, logits of the last one. Decode: 64 tokens,
+greedily, after a prompt. Train: forward, backward and AdamW on one sequence of 512 tokens, each side in
+processes of its own, so that its peak memory is its own; transformers' side is its fastest on a CPU, which
+needs `pip install mambapy`. Before anything is timed the two sides must agree. Sides take turns; the record
+holds every time, the table the ratios of the medians.
+"""
+
+import argparse
+import copy
+import datetime
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from vlmamba import __version__
+from vlmamba.config import MambaConfig
+from vlmamba.mamba import MambaLM
+from vlmamba.ops import backend
+from vlmamba.state import State
+
+SEED = 0
+VOCABULARY, D_MODEL, LAYERS = 50280, 768, 24
+PROMPT, DECODED = 512, 64
+SHORT_PROMPT = 16
+TRAIN_STEPS = 2  # timed, after one that is not
+TARGETS = {
+    "prefill": 3.0,
+    "decode, float32": 1.0,
+    "decode, bfloat16 weights": 1.8,
+    "training step": 5.0,
+    "peak memory of a training step": 2.0,
+}
+
+
+def theirs(mambapy: bool = False) -> nn.Module:
+    """transformers' Mamba with random weights that make a lively state: dt in its usual range."""
+    torch.manual_seed(SEED)
+    config = transformers.MambaConfig(
+        vocab_size=VOCABULARY, hidden_size=D_MODEL, num_hidden_layers=LAYERS, use_mambapy=mambapy
+    )
+    return transformers.MambaForCausalLM(config)
+
+
+def ours(weights: nn.Module) -> MambaLM:
+    """vlmamba's, sharing the other's tensors."""
+    with torch.device("meta"):
+        model = MambaLM(MambaConfig(D_MODEL, LAYERS, VOCABULARY))
+    model.load_state_dict(weights.state_dict(), assign=True)
+    model.lm_head.weight = model.backbone.embeddings.weight
+    return model
+
+
+def some_tokens(length: int) -> Tensor:
+    return torch.randint(2, VOCABULARY, (1, length), generator=torch.Generator().manual_seed(SEED))
+
+
+class Theirs:
+    """Prefill and decode as transformers' own `generate` does them, without its bookkeeping."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, object]:
+        out = self.model(tokens, use_cache=True, logits_to_keep=1)
+        return out.logits[:, -1], out.cache_params
+
+    def step(self, token: Tensor, cache: object) -> Tensor:
+        return self.model(token, cache_params=cache, use_cache=True).logits[:, -1]
+
+
+class Ours:
+    """Prefill and decode from a `State`."""
+
+    def __init__(self, model: MambaLM) -> None:
+        self.model = model
+
+    def prefill(self, tokens: Tensor) -> tuple[Tensor, State]:
+        backbone = self.model.backbone
+        dtype = backbone.embeddings.weight.dtype
+        state = State.allocate(self.model.config, len(tokens), dtype=dtype)
+        hidden = backbone(backbone.embeddings(tokens), state=state)
+        return self.model.lm_head(hidden[:, -1]), state
+
+    def step(self, token: Tensor, state: State) -> Tensor:
+        return self.model(token, state=state)[:, -1]
+
+
+def decode(side: Theirs | Ours, tokens: Tensor) -> tuple[float, list[int]]:
+    """Seconds for the decoded tokens alone, and the tokens."""
+    logits, state = side.prefill(tokens)
+    chosen = []
+    begin = time.perf_counter()
+    for _ in range(DECODED):
+        token = logits.argmax(-1, keepdim=True)
+        chosen.append(token.item())
+        logits = side.step(token, state)
+    return time.perf_counter() - begin, chosen
+
+
+def check_agreement(sides: dict[str, Theirs | Ours], tokens: Tensor) -> float:
+    """The largest difference of the logits relative to the largest logit; exits when it is not small.
+
+    Small is what float32 leaves of 24 random layers: either side is as far from its own float64 result.
+    """
+    expected, found = (sides[name].prefill(tokens)[0] for name in ("transformers", "vlmamba"))
+    difference = ((found - expected).abs().max() / expected.abs().max()).item()
+    if difference > 1e-3:
+        sys.exit(f"the two sides disagree: relative difference of the logits {difference:.1e}")
+    return difference
+
+
+def measure_inference(repeats: int) -> tuple[dict[str, dict[str, list[float]]], float]:
+    """Seconds by measurement and side, the sides in turn, and the difference of the logits."""
+    model = theirs().eval()
+    sides: dict[str, Theirs | Ours] = {"transformers": Theirs(model), "vlmamba": Ours(ours(model))}
+    halves: dict[str, Theirs | Ours] = {
+        "transformers, bfloat16": Theirs(copy.deepcopy(model).bfloat16()),
+        "vlmamba, bfloat16": Ours(copy.deepcopy(sides["vlmamba"].model).bfloat16()),
+    }
+    tokens = some_tokens(PROMPT)
+    times: dict[str, dict[str, list[float]]] = {"prefill": {}, "decode": {}}
+    with torch.inference_mode():
+        difference = check_agreement(sides, tokens)
+        for _ in range(repeats):
+            for name, side in sides.items():
+                begin = time.perf_counter()
+                side.prefill(tokens)
+                times["prefill"].setdefault(name, []).append(time.perf_counter() - begin)
+        chosen = {}
+        for _ in range(repeats):
+            for name, side in (sides | halves).items():
+                seconds, chosen[name] = decode(side, tokens[:, :SHORT_PROMPT])
+                times["decode"].setdefault(name, []).append(seconds)
+        if chosen["transformers"] != chosen["vlmamba"]:
+            sys.exit("the two sides decode different tokens")
+    return times, difference
+
+
+def train_alone(side: str) -> None:
+    """Runs in a process of its own: prints the seconds of each step, the losses and the peak memory as JSON."""
+    if side == "transformers":
+        model = theirs(mambapy=True).train()
+
+        def forward(ids: Tensor) -> Tensor:
+            return model(ids, use_cache=False).logits
+    else:
+        forward = model = ours(theirs()).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = some_tokens(PROMPT)
+    seconds, losses = [], []
+    for _ in range(1 + TRAIN_STEPS):
+        begin = time.perf_counter()
+        loss = F.cross_entropy(forward(ids)[0, :-1], ids[0, 1:])
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - begin)
+        losses.append(loss.item())
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"seconds": seconds[1:], "losses": losses, "peak_bytes": peak_bytes}))
+
+
+def measure_training(rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
+    """Seconds and peak bytes by side, the sides' processes in turn; exits when the losses differ."""
+    record: dict[str, dict[str, list[float]]] = {}
+    for _ in range(rounds):
+        for side in ("transformers", "vlmamba"):
+            command = [sys.executable, __file__, "--train-alone", side, "--threads", str(threads)]
+            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            run = json.loads(printed.splitlines()[-1])
+            kept = record.setdefault(side, {"seconds": [], "losses": [], "peak_bytes": []})
+            kept["seconds"] += run["seconds"]
+            kept["losses"] = run["losses"]
+            kept["peak_bytes"].append(run["peak_bytes"])
+    pairs = zip(*(side["losses"] for side in record.values()), strict=True)
+    if any(abs(a - b) > 1e-3 * abs(a) for a, b in pairs):
+        sys.exit(f"the two sides' losses differ: {[side['losses'] for side in record.values()]}")
+    return record
+
+
+def ratios(times: dict, training: dict) -> dict[str, float]:
+    """How many times faster or smaller vlmamba is, by the medians."""
+    median = statistics.median
+    prefill, decoded = ({k: median(v) for k, v in times[m].items()} for m in ("prefill", "decode"))
+
+    def train(what: str) -> float:
+        return median(training["transformers"][what]) / median(training["vlmamba"][what])
+
+    return {
+        "prefill": prefill["transformers"] / prefill["vlmamba"],
+        "decode, float32": decoded["transformers"] / decoded["vlmamba"],
+        "decode, bfloat16 weights": decoded["transformers"] / decoded["vlmamba, bfloat16"],
+        "decode, both bfloat16": decoded["transformers, bfloat16"] / decoded["vlmamba, bfloat16"],
+        "training step": train("seconds"),
+        "peak memory of a training step": train("peak_bytes"),
+    }
+
+
+def circumstances(threads: int) -> dict[str, object]:
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.strip()
+
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        models = [
+            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    return {
+        "command": "python bench/cpu.py",
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": git("rev-parse", "HEAD")
+        + ("-dirty" if git("status", "--porcelain", "-uno") else ""),
+        "seed": SEED,
+        "hardware": {
+            "cpu": cpu,
+            "threads": threads,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+        },
+        "backend": backend.choose(torch.device("cpu"))._asdict(),
+        "versions": {
+            "vlmamba": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "shape": {"d_model": D_MODEL, "n_layer": LAYERS, "vocab_size": VOCABULARY},
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5, help="of prefill and decode")
+    parser.add_argument("--rounds", type=int, default=2, help="of the training processes")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="where the record goes")
+    parser.add_argument(
+        "--train-alone", choices=["transformers", "vlmamba"], help=argparse.SUPPRESS
+    )
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    transformers.logging.set_verbosity_error()
+    if arguments.train_alone:
+        train_alone(arguments.train_alone)
+        return
+    times, difference = measure_inference(arguments.repeats)
+    training = measure_training(arguments.rounds, arguments.threads)
+    found = ratios(times, training)
+    print(f"{'transformers / vlmamba':34}{'ratio':>8}{'target':>8}")
+    for name, ratio in found.items():
+        print(f"{name:34}{ratio:8.2f}{TARGETS.get(name, ''):>8}")
+    if arguments.json:
+        record = circumstances(arguments.threads) | {
+            "ratios": {name: round(ratio, 2) for name, ratio in found.items()},
+            "logits_difference": difference,
+            "seconds": times,
+            "training": training,
+        }
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
