@@ -6,8 +6,8 @@ import signal
 from dataclasses import replace
 
 import pytest
-import toy
 import torch
+import toy
 
 from vlmamba.data.batches import Batch, in_order
 from vlmamba.train.loop import NonFiniteError, language_loss, run_stage
@@ -111,7 +111,9 @@ def test_a_step_that_is_not_finite_stops_before_its_update(tmp_path, poison):
         weight = model.model.connector.linear_1.weight
         return total + torch.sqrt((weight * 0).sum()), count  # its gradient is 0 * inf
 
-    with pytest.raises(NonFiniteError, match="step 6 of stage finetune.*stopped before the update"):
+    with pytest.raises(
+        NonFiniteError, match=r"step 6 of stage finetune.*stopped before the update"
+    ):
         run_stage(model, toy.RandomBatches(), toy.STAGE, tmp_path, objective=objective)
     assert toy.same(toy.weights(model), seen["weights"])
     report = json.loads((tmp_path / "non-finite-step-00000006.json").read_text())

@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-import toy
 import torch
+import toy
 
 from vlmamba.train.loop import run_stage
 from vlmamba.train.stages import (

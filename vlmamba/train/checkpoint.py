@@ -61,7 +61,8 @@ def save(
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"step-{step:08d}"
     aside = directory / f"{_PARTIAL}{path.name}"
-    shutil.rmtree(aside, ignore_errors=True)
+    for left in directory.glob(f"{_PARTIAL}*"):  # of a run that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     aside.mkdir()
     try:
         files = {
@@ -203,7 +204,7 @@ def _random_state() -> dict[str, Tensor]:
 
 def _read(path: Path) -> Checkpoint:
     manifest = json.loads((path / "manifest.json").read_text())
-    if manifest.get("format") != _FORMAT:
+    if not isinstance(manifest, dict) or manifest.get("format") != _FORMAT:
         raise ValueError(f"manifest.json is not of format {_FORMAT}")
     if manifest.pop("checksum", None) != _manifest_checksum(manifest):
         raise ValueError("manifest.json does not have its checksum")
