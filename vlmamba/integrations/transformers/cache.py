@@ -43,7 +43,9 @@ class StateCache(Cache):
         """-1: there is no longest input."""
         return -1
 
-    def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
+    def has_previous_state(
+        self, layer_idx: int | None = None, state_idx: int | None = None
+    ) -> bool:
         return self.num_positions > 0
 
     def reorder_cache(self, beam_idx: Tensor) -> None:

@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
-from transformers import initialization as init
 from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import ModelOutput
 
@@ -54,10 +53,12 @@ class VLMambaPreTrainedModel(PreTrainedModel):
     _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = True
-    _is_stateful = True  # transformers then refuses assisted generation, which needs a cache it can cut
+    _is_stateful = (
+        True  # transformers then refuses assisted generation, which needs a cache it can cut
+    )
 
     def _init_weights(self, module: nn.Module) -> None:
-        initialise(module)
+        initialise(module, self)
 
     @classmethod
     def from_pretrained(  # type: ignore[override]
@@ -79,7 +80,9 @@ class VLMambaPreTrainedModel(PreTrainedModel):
             check_loading(model, info, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
 
-    def save_pretrained(self, *args: Any, save_original_format: bool = False, **kwargs: Any) -> None:
+    def save_pretrained(
+        self, *args: Any, save_original_format: bool = False, **kwargs: Any
+    ) -> None:
         """As transformers', but weights keep the names they have here, which a resumed Trainer looks for."""
         super().save_pretrained(*args, save_original_format=save_original_format, **kwargs)
 
@@ -233,7 +236,8 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
                 past_key_values=past_key_values, cache_params=cache_params, **kwargs,
             )  # fmt: skip
         if labels is not None:
-            output.loss = _loss(output.logits, labels, num_items_in_batch)
+            loss = _loss(output.logits, labels, num_items_in_batch)
+            output = VLMambaOutput(loss=loss, **output)  # the loss comes first in a tuple
         if return_dict is None:
             return_dict = self.config.return_dict
         return output if return_dict else output.to_tuple()
@@ -339,11 +343,13 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
         return input_ids, model_kwargs | {k: v for k, v in pictures.items() if v is not None}
 
     def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *args: Any, **kwargs: Any
+        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """As transformers', and of the pictures only those whose tokens are still to be read."""
         pictures = {k: kwargs.pop(k, None) for k in ("pixel_values", "image_embeds")}
-        inputs = super().prepare_inputs_for_generation(input_ids, *args, **kwargs)
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, **kwargs
+        )
         unread = inputs.get("input_ids")
         given = {k: v for k, v in pictures.items() if v is not None}
         if unread is None or unread.shape[1] == 1 or not given:

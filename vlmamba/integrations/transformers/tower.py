@@ -47,9 +47,7 @@ def features_of(config: PreTrainedConfig, feature_layer: int) -> Features:
     return Features(shape[2], _grid(config, size, shape[1]))
 
 
-def _grid(
-    config: PreTrainedConfig, size: tuple[int, int], num_tokens: int
-) -> tuple[int, int]:
+def _grid(config: PreTrainedConfig, size: tuple[int, int], num_tokens: int) -> tuple[int, int]:
     """Patches down and across: as the patch size says, or a square where layers have merged patches."""
     if (patch_size := getattr(config, "patch_size", None)) is not None:
         patch = _pair(patch_size)

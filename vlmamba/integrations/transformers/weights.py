@@ -12,20 +12,26 @@ from torch import nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 
-from vlmamba.mamba import MambaModel, RMSNorm, SelectiveSSM
+from vlmamba.mamba import DtProjection, MambaMixer, RMSNorm, SelectiveSSM
 from vlmamba.vision import VisionEmbeddings
 
 
-def initialise(module: nn.Module) -> None:
-    """Sets the parameters of one module as its constructor does; children come before their parents."""
+def initialise(module: nn.Module, model: PreTrainedModel) -> None:
+    """Sets the parameters of one module of `model` as its constructor does; children come before their parents.
+
+    transformers passes over modules that own no parameter directly, so nothing may hang on those.
+    """
     match module:
+        case DtProjection():
+            _initialise_steps(module)
         case nn.Linear() | nn.Conv1d() | nn.Conv2d():
             init.kaiming_uniform_(module.weight, a=math.sqrt(5))
             if module.bias is not None:
                 bound = 1 / math.sqrt(module.weight[0].numel())
                 init.uniform_(module.bias, -bound, bound)
         case nn.Embedding():
-            init.normal_(module.weight)
+            is_vocabulary = module is model.get_input_embeddings()
+            init.normal_(module.weight, std=0.02 if is_vocabulary else 1.0)
         case nn.LayerNorm():
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -34,28 +40,22 @@ def initialise(module: nn.Module) -> None:
         case VisionEmbeddings() if module.clip:
             init.normal_(module.class_embedding)
         case SelectiveSSM():
-            _initialise_dynamics(module)
-        case MambaModel():
-            _initialise_language_model(module)
+            d_inner, d_state = module.A_log.shape
+            init.copy_(module.A_log, torch.arange(1, d_state + 1).log().expand(d_inner, d_state))
+            init.ones_(module.D)
+            if isinstance(
+                module, MambaMixer
+            ):  # scaled down by sqrt(n_layer), as in state-spaces/mamba
+                bound = 1 / math.sqrt(d_inner * model.config.text_config.num_hidden_layers)
+                init.uniform_(module.out_proj.weight, -bound, bound)
 
 
-def _initialise_dynamics(ssm: SelectiveSSM) -> None:
-    """As `SelectiveSSM.reset_ssm_parameters`."""
-    d_inner, d_state = ssm.A_log.shape
-    init.copy_(ssm.A_log, torch.arange(1, d_state + 1).log().expand(d_inner, d_state))
-    init.ones_(ssm.D)
-    bound = ssm.dt_rank**-0.5
-    init.uniform_(ssm.dt_proj.weight, -bound, bound)
-    step = torch.empty(d_inner).uniform_(math.log(1e-3), math.log(0.1)).exp()
-    init.copy_(ssm.dt_proj.bias, step + torch.log(-torch.expm1(-step)))
-
-
-def _initialise_language_model(model: MambaModel) -> None:
-    """As `MambaModel.reset_parameters`."""
-    init.normal_(model.embeddings.weight, std=0.02)
-    for block in model.layers:
-        bound = 1 / math.sqrt(model.config.d_inner * model.config.n_layer)
-        init.uniform_(block.mixer.out_proj.weight, -bound, bound)
+def _initialise_steps(dt_proj: DtProjection) -> None:
+    """Steps log-uniform in [0.001, 0.1], as in `SelectiveSSM.reset_ssm_parameters`."""
+    bound = dt_proj.in_features**-0.5
+    init.uniform_(dt_proj.weight, -bound, bound)
+    step = torch.empty(dt_proj.out_features).uniform_(math.log(1e-3), math.log(0.1)).exp()
+    init.copy_(dt_proj.bias, step + torch.log(-torch.expm1(-step)))
 
 
 def check_loading(model: PreTrainedModel, info: dict[str, Any], source: str) -> None:
