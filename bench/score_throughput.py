@@ -116,7 +116,8 @@ def main() -> int:
         )
         arms[arm] = json.loads(done.stdout)
         print(
-            f"{arm}: {arguments.questions:,} answers in {arms[arm]['seconds']} s (target {TARGET_S:.0f} s)"
+            f"{arm}: {arguments.questions:,} answers in {arms[arm]['seconds']} s, "
+            f"{arms[arm]['cpu_seconds']} s of it on the CPU (target {TARGET_S:.0f} s)"
         )
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     record = {
