@@ -476,15 +476,18 @@ def test_a_save_that_fails_leaves_the_old_model(directory, monkeypatch):
     assert [path.name for path in directory.parent.iterdir()] == [directory.name]
 
 
-def test_a_crash_while_files_move_leaves_no_mixture(directory, monkeypatch):
+@pytest.mark.parametrize(
+    "name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json"]
+)
+def test_a_crash_while_files_move_leaves_no_mixture(directory, monkeypatch, name):
     replace = Path.replace
 
     def crash(self, target):
-        if self.name == "model.safetensors":
+        if self.name == name:
             raise KeyboardInterrupt
         return replace(self, target)
 
     monkeypatch.setattr(Path, "replace", crash)
     with pytest.raises(KeyboardInterrupt):
-        save_model(directory, VLMamba(tiny_config()), tiny_processor())
+        save_model(directory, tiny_model(), tiny_processor())
     assert "config.json is missing" in refused(directory, FileNotFoundError)

@@ -105,6 +105,11 @@ def test_what_is_no_picture(tmp_path, data):
     assert message(data).startswith("the picture is not a picture")
 
 
+@pytest.mark.parametrize("kind", ["PCX", "TGA", "EPS"])
+def test_decoders_that_no_user_needs_are_not_reached(kind):
+    assert "is not a picture that can be read" in message(encoded(photo(), kind))
+
+
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM"])
 @pytest.mark.parametrize("part", [0.5, 0.9])
 def test_truncated(kind, part):

@@ -149,17 +149,16 @@ def test_squash_scales_the_sides_apart():
 
 
 def test_a_long_picture_makes_no_canvas_of_gigabytes(monkeypatch):
-    sides = []
     new = Image.new
-    monkeypatch.setattr(
-        Image, "new", lambda mode, size, *rest: sides.append(size) or new(mode, size, *rest)
-    )
+
+    def small(mode, size, *rest):
+        assert size == (4096, 4096)
+        return new(mode, size, *rest)
+
     long = new("RGB", (1, 200_000), (255, 0, 0))
-    before = long.size
-    values = tiny_processor().pixel_values([long])
-    assert values.shape == (1, 3, 16, 16)
-    assert sides == [(4096, 4096)]
-    assert long.size == before
+    monkeypatch.setattr(Image, "new", small)
+    assert tiny_processor().pixel_values([long]).shape == (1, 3, 16, 16)
+    assert long.size == (1, 200_000)
 
 
 def test_batch_equals_single():
@@ -199,6 +198,12 @@ def test_prompt_ids_read_as_the_template():
     assert processor.tokenizer.decode(ids, skip_special_tokens=False) == (
         "User: " + "<image>" * 4 + "\n" + "<image>" * 4 + "\nWhat is this?\nAssistant:"
     )
+
+
+def test_a_turn_without_pictures_is_tokenised_whole():
+    processor = tiny_processor()
+    whole = processor.tokenizer.encode("User: What is this?\nAssistant:").ids
+    assert processor.prompt_ids([Turn("user", "What is this?")]) == whole
 
 
 words = st.text(st.characters(codec="utf-8"), min_size=1, max_size=30).filter(str.strip)
