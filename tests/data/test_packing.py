@@ -1,0 +1,157 @@
+"""Packed rows: every sample once, hardly a position wasted, and no sample that can see its neighbour."""
+
+import random
+from collections import Counter
+
+import pytest
+import torch
+from tiny import IMAGE, tiny_config, tiny_processor
+
+from vlmamba.data.drawn import Drawing
+from vlmamba.data.packing import Packed, pack, shuffled
+from vlmamba.data.samples import BadSampleError, Sample, packed_batch, padded_batch
+from vlmamba.model import IGNORE_INDEX, VLMamba
+from vlmamba.template import Turn
+from vlmamba.train.loop import language_loss
+
+PROCESSOR = tiny_processor()
+DRAWING = Drawing(size=16)
+
+
+def a_sample(k: int, pictures: int = 1) -> Sample:
+    """A question and an answer about the k-th drawing."""
+    question, answer = DRAWING.dialogue(k)[0]
+    ids, labels = PROCESSOR.training_ids(
+        [Turn("user", question, pictures), Turn("assistant", answer)]
+    )
+    return Sample(f"s{k}", ids, labels, [DRAWING.picture(k + i) for i in range(pictures)])
+
+
+class SomeSamples:
+    """Twenty samples, three of which cannot be read."""
+
+    def __init__(self, unreadable=()) -> None:
+        self.processor, self.unreadable = PROCESSOR, unreadable
+        self.samples = [a_sample(k, pictures=k % 3) for k in range(20)]
+        self.lengths = [len(sample.input_ids) for sample in self.samples]
+
+    def sample(self, k: int) -> Sample:
+        if k in self.unreadable:
+            raise BadSampleError(f"s{k} is unreadable")
+        return self.samples[k]
+
+
+def gradients(model, batch):
+    model.zero_grad()
+    total, count = language_loss(model, batch)
+    total.backward()
+    return (
+        total.detach(),
+        int(count),
+        {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None},
+    )
+
+
+def test_neighbours_change_neither_a_samples_loss_nor_its_gradients():
+    torch.manual_seed(0)
+    model = VLMamba(tiny_config())
+    samples = [a_sample(0), a_sample(1, pictures=2), a_sample(2, pictures=0), a_sample(3)]
+    alone = [gradients(model, padded_batch([sample], PROCESSOR)) for sample in samples]
+    for rows in ([samples], [samples[::-1]], [samples[:1], samples[1:]]):
+        total, count, grads = gradients(model, packed_batch(rows, PROCESSOR))
+        assert count == sum(c for _, c, _ in alone)
+        torch.testing.assert_close(total, sum(t for t, _, _ in alone), rtol=1e-5, atol=1e-5)
+        for name, grad in grads.items():
+            expected = sum(g[name] for _, _, g in alone if name in g)
+            torch.testing.assert_close(grad, expected, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_without_the_resets_neighbours_would_be_seen():
+    torch.manual_seed(0)
+    model = VLMamba(tiny_config())
+    batch = packed_batch([[a_sample(0), a_sample(1)]], PROCESSOR)
+    apart, _ = language_loss(model, batch)
+    batch.reset = None
+    mixed, _ = language_loss(model, batch)
+    assert abs(apart - mixed) > 1e-4
+
+
+def test_padded_rows_equal_packed_rows():
+    torch.manual_seed(0)
+    model = VLMamba(tiny_config())
+    samples = [a_sample(k, pictures=k % 2) for k in range(4)]
+    packed, n, packed_grads = gradients(model, packed_batch([samples], PROCESSOR))
+    padded, m, padded_grads = gradients(model, padded_batch(samples, PROCESSOR))
+    assert n == m
+    torch.testing.assert_close(packed, padded, rtol=1e-5, atol=1e-5)
+    for name in packed_grads:
+        torch.testing.assert_close(
+            packed_grads[name], padded_grads[name], rtol=1e-3, atol=1e-5, msg=name
+        )
+
+
+def test_a_packed_row_holds_its_samples_end_to_end():
+    samples = [a_sample(0), a_sample(1)]
+    batch = packed_batch([samples, samples[:1]], PROCESSOR)
+    first, second = (len(sample.input_ids) for sample in samples)
+    assert batch.input_ids[0].tolist() == [*samples[0].input_ids, *samples[1].input_ids]
+    assert batch.reset is not None
+    assert batch.reset[0].nonzero().flatten().tolist() == [0, first]
+    assert (batch.input_ids[1, first:] == PROCESSOR.pad_token_id).all()
+    assert (batch.labels[1, first:] == IGNORE_INDEX).all()
+    assert batch.num_tokens == 2 * first + second
+    assert batch.sample_ids == ("s0", "s1", "s0")
+    assert batch.pixel_values is not None
+    assert len(batch.pixel_values) == int((batch.input_ids == IMAGE).sum()) // PROCESSOR.num_patches
+
+
+def test_the_first_token_of_a_sample_is_never_learnt_from_its_neighbour():
+    text = Sample("text", [5, 6, 7], [5, 6, 7])
+    batch = packed_batch([[text, text]], PROCESSOR)
+    assert batch.labels[0].tolist() == [IGNORE_INDEX, 6, 7, IGNORE_INDEX, 6, 7]
+
+
+def test_best_fit_wastes_little_and_keeps_every_sample():
+    rng = random.Random(0)
+    lengths = [rng.choice((rng.randint(730, 1000), rng.randint(20, 900))) for _ in range(2000)]
+    rows = pack(range(2000), lengths, 2048)
+    assert sorted(k for row in rows for k in row) == list(range(2000))
+    used = [sum(lengths[k] for k in row) for row in rows]
+    assert max(used) <= 2048
+    assert sum(used) / (2048 * len(rows)) > 0.97
+
+
+def test_rows_go_on_over_epochs_and_every_epoch_holds_every_sample_once():
+    packed = Packed(SomeSamples(), batch_size=3, max_length=80, seed=1)
+    rows_of_epochs = [[tuple(row) for row in packed._pack(epoch)] for epoch in range(3)]
+    assert all(
+        Counter(k for row in rows for k in row) == Counter(range(20)) for rows in rows_of_epochs
+    )
+    assert rows_of_epochs[0] != rows_of_epochs[1]
+    flat = [row for rows in rows_of_epochs for row in rows]
+    assert [tuple(packed.row(number)) for number in range(len(flat))] == flat
+    assert len(packed) == -(-len(rows_of_epochs[0]) // 3)
+
+
+def test_a_batch_is_a_pure_function_of_seed_and_number():
+    one, other = (Packed(SomeSamples(), batch_size=2, max_length=80, seed=4) for _ in range(2))
+    late = other.batch(9)  # before any other
+    for index in range(10):
+        batch = one.batch(index)
+    assert torch.equal(batch.input_ids, late.input_ids)
+    assert torch.equal(batch.pixel_values, late.pixel_values)
+    assert shuffled(9, 1, 0) != shuffled(9, 2, 0)
+
+
+def test_unreadable_samples_are_left_out_aloud_up_to_a_limit(caplog):
+    bad = SomeSamples(unreadable=(3, 7))
+    packed = Packed(bad, batch_size=20, max_length=80, seed=0, max_bad=0.1)
+    assert not {"s3", "s7"} & set(packed.batch(0).sample_ids)
+    assert "s3 is unreadable" in caplog.text
+    with pytest.raises(ValueError, match="2 samples could not be read, 1 are allowed"):
+        Packed(bad, batch_size=20, max_length=80, seed=0, max_bad=0.05).batch(0)
+
+
+def test_a_sample_that_fits_no_row_is_an_error():
+    with pytest.raises(ValueError, match="does not fit a row of 20"):
+        Packed(SomeSamples(), batch_size=2, max_length=20, seed=0)
