@@ -1,0 +1,113 @@
+"""Recipes: the paper's choices and LLaVA's numbers, and parts that are what they say."""
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
+from vlmamba.mamba import MambaLM
+from vlmamba.model import VLMamba
+from vlmamba.parts import PublicParts
+from vlmamba.recipes import RECIPES, find
+from vlmamba.train.stages import freeze_for
+from vlmamba.vision import VisionTower
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_found_by_its_name_and_ends_with_the_papers_stages(name):
+    recipe = find(name)
+    assert recipe.name == name
+    assert [stage.config.name for stage in recipe.stages][-2:] == ["align", "finetune"]
+    assert recipe.image.image_size == recipe.model.vision.image_size
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no recipe 'tinny': did you mean tiny\?"):
+        find("tinny")
+    with pytest.raises(ValueError, match=r"use one of tiny, .*vl-mamba-2\.8b"):
+        find("qqq")
+
+
+def test_the_papers_model_has_its_published_sizes():
+    recipe = find("vl-mamba-2.8b")
+    with torch.device("meta"):
+        model = VLMamba(recipe.model)
+    counts = {
+        part: sum(p.numel() for p in getattr(model.model, part).parameters())
+        for part in ("connector", "language_model")
+    }
+    assert counts["connector"] == pytest.approx(50.75e6, rel=1e-3)
+    assert counts["language_model"] == pytest.approx(2.768e9, rel=1e-3)
+    assert recipe.model.vision.num_patches == 729
+    assert recipe.model.connector == ConnectorConfig(kind="vss-l2", scan="bsm")
+    align, finetune = (stage.config for stage in recipe.stages)
+    assert (align.lr, finetune.lr) == (1e-3, 2e-5)
+    assert {(c.warmup_ratio, c.weight_decay, c.clip, c.epochs) for c in (align, finetune)} == {
+        (0.03, 0.0, 1.0, 1)
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "layout", "kind", "scan", "layers"),
+    [
+        ("table2-mamba-1.4b", "clip", "mlp", "bsm", 48),
+        ("table2-mamba-2.8b-pile", "clip", "mlp", "bsm", 64),
+        ("table2-mamba-2.8b-slimpj", "clip", "mlp", "bsm", 64),
+        ("table3-siglip", "siglip", "mlp", "bsm", 64),
+        ("table4-vss-mlp", "siglip", "vss-mlp", "bsm", 64),
+        ("table5-csm", "siglip", "vss-l2", "csm", 64),
+    ],
+)
+def test_the_rows_of_the_papers_tables(name, layout, kind, scan, layers):
+    model = find(name).model
+    assert model.vision.layout == layout
+    assert (model.connector.kind, model.connector.scan) == (kind, scan)
+    assert model.text.n_layer == layers
+
+
+VISION = VisionConfig("siglip", 12, 20, 3, 2, 16, 8, 1e-6, "gelu_pytorch_tanh")
+TEXT = MambaConfig(d_model=16, n_layer=2, vocab_size=40, d_state=4)
+CONFIG = ModelConfig(VISION, ConnectorConfig(d_state=4), TEXT, image_token_id=2)
+
+
+@pytest.fixture
+def published(tmp_path):
+    """A SigLIP checkpoint with a text model beside the tower, and a state-spaces checkpoint, as pickle."""
+    torch.manual_seed(5)
+    tower = {f"vision_model.{n}": t for n, t in VisionTower(VISION).state_dict().items()}
+    tower["text_model.embeddings.token_embedding.weight"] = torch.zeros(3, 3)
+    tower["logit_scale"] = torch.zeros(1)
+    (tmp_path / "siglip").mkdir()
+    save_file(tower, tmp_path / "siglip" / "model.safetensors")
+    language = MambaLM(TEXT).state_dict()
+    mamba = {n.replace("embeddings", "embedding"): t.clone() for n, t in language.items()}
+    mamba["backbone.embedding.weight"] = mamba["backbone.embedding.weight"][:37].clone()
+    (tmp_path / "mamba").mkdir()
+    torch.save(mamba, tmp_path / "mamba" / "pytorch_model.bin")
+    return PublicParts(str(tmp_path / "siglip"), str(tmp_path / "mamba")), tower, mamba
+
+
+def test_public_parts_are_taken_out_of_their_checkpoints(published):
+    parts, tower, mamba = published
+    model = parts.model(CONFIG, seed=0)
+    for name, parameter in model.model.vision_tower.named_parameters():
+        assert torch.equal(parameter, tower[f"vision_model.{name}"])
+    for name, parameter in model.model.language_model.named_parameters():
+        saved = mamba[f"backbone.{name.replace('embeddings', 'embedding')}"]
+        assert torch.equal(parameter[: len(saved)], saved)
+    assert not model.model.language_model.embeddings.weight[37:].any()
+    assert model.lm_head.weight is model.model.language_model.embeddings.weight
+    assert len(freeze_for(model, "align")) == sum(1 for _ in model.model.connector.parameters())
+
+
+def test_a_checkpoint_without_the_part_is_refused(published, tmp_path):
+    parts, tower, _ = published
+    mixed_up = PublicParts(parts.language, parts.language)
+    with pytest.raises(ValueError, match=r"has no tensor vision_model\.embeddings"):
+        mixed_up.model(CONFIG, seed=0)
+    del tower["vision_model.encoder.layers.1.mlp.fc1.bias"]
+    save_file(tower, tmp_path / "siglip" / "model.safetensors")
+    with pytest.raises(ValueError, match=r"encoder\.layers\.1\.mlp\.fc1\.bias"):
+        parts.model(CONFIG, seed=0)
+    with pytest.raises(FileNotFoundError, match="no such model directory"):
+        PublicParts(str(tmp_path / "none" / "x"), parts.language).model(CONFIG, seed=0)
