@@ -27,6 +27,10 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PICKLE = "pytorch_model.bin"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_OWN_PARTS = {
+    "text_config": ("mamba",),
+    "vision_config": ("siglip_vision_model", "clip_vision_model"),
+}
 _TIED_HEAD = "lm_head.weight"
 
 
@@ -41,16 +45,15 @@ def load_model(
 ) -> tuple[VLMamba, Processor]:
     """A model directory or hub id -> the model in eval mode, and its processor.
 
-    `dtype` None: float32 on the CPU, the stored type elsewhere. A configuration whose tower or language model is
-    not ours is handed to `vlmamba.integrations.transformers`.
-    Raises FileNotFoundError for what is missing, CheckpointError for what is broken.
+    `dtype` None: float32 on the CPU, the stored type elsewhere.
+    Raises FileNotFoundError for what is missing, CheckpointError for what is broken, and for a model whose tower
+    or language model only transformers has.
     """
     device, dtype = torch.device(device), _as_dtype(dtype)
     directory = find_directory(source)
     try:
         settings = read_json(directory / "config.json")
-        if not _is_ours(settings):
-            return _load_foreign(directory, device, dtype)
+        _check_is_ours(settings)
         return _load_ours(directory, settings, device, dtype)
     except ValueError as error:
         text = str(error)
@@ -71,11 +74,13 @@ def save_model(
     weights are stored as, None for what they are. `generation`: further keys of generation_config.json.
     Raises CheckpointError for weights that are not finite, also when only the stored type makes them so.
     """
-    directory = Path(directory)
+    directory = Path(directory).resolve()
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file: name a directory to save the model in")
     tensors = _to_store(model, _as_dtype(storage_dtype))
-    partial = directory.with_name(f".{directory.name}.partial-{os.getpid()}")
+    # Always on the file system it is moved on: an existing directory may be a mounted one.
+    aside = f".{directory.name}.partial-{os.getpid()}"
+    partial = directory / aside if directory.is_dir() else directory.with_name(aside)
     partial.mkdir(parents=True)
     try:
         save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
@@ -186,15 +191,16 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _is_ours(settings: Mapping[str, Any]) -> bool:
-    """Whether our own modules serve this configuration; a part without a model_type is left to its reader."""
-    kinds = []
-    for key in ("text_config", "vision_config"):
+def _check_is_ours(settings: Mapping[str, Any]) -> None:
+    """Points to transformers where a part of the model is one of theirs: those have no `State` to ask from."""
+    for key, ours in _OWN_PARTS.items():
         part = settings.get(key)
-        kinds.append(part.get("model_type") if isinstance(part, Mapping) else None)
-    text, vision = kinds
-    ours = text in (None, "mamba") and vision in (None, "siglip_vision_model", "clip_vision_model")
-    return ours or settings.get("model_type") != "vlmamba"
+        kind = part.get("model_type") if isinstance(part, Mapping) else None
+        if settings.get("model_type") == "vlmamba" and kind is not None and kind not in ours:
+            raise CheckpointError(
+                f"its {key} is a {kind!r} of transformers: import vlmamba.integrations.transformers "
+                "and load it with AutoModelForImageTextToText"
+            )
 
 
 def _load_ours(
@@ -211,18 +217,6 @@ def _load_ours(
     model = empty_model(config)
     assign_weights(model, tensors, device, dtype)
     return model.eval(), processor
-
-
-def _load_foreign(
-    directory: Path, device: torch.device, dtype: torch.dtype | None
-) -> tuple[VLMamba, Processor]:
-    try:
-        from vlmamba.integrations import transformers
-    except ImportError as error:
-        raise CheckpointError(
-            f"the tower or language model is one of transformers ({error}): pip install 'vlmamba[transformers]'"
-        ) from None
-    return transformers.load_model(directory, device, dtype)
 
 
 def _read_config(settings: Mapping[str, Any]) -> ModelConfig:
