@@ -37,6 +37,4 @@ def train(
     from vlmamba.train.loop import NonFiniteError
 
     with failing_with(FAILED, (NonFiniteError,)), failing_with(BAD_USAGE):
-        written = run(recipe, stage, settings or [], resume, dry_run, output)
-    if written is None and not dry_run:
-        raise typer.Exit(FAILED)
+        run(recipe, stage, settings or [], resume, dry_run, output)
