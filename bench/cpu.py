@@ -4,9 +4,9 @@
 
 The shape is Mamba-130M's. Prefill: 512 tokens into an empty state, logits of the last one. Decode: 64 tokens,
 greedily, after a prompt. Train: forward, backward and AdamW on one sequence of 512 tokens, each side in
-processes of its own, so that its peak memory is its own; transformers' side is its fastest on a CPU, which
-needs `pip install mambapy`. Before anything is timed the two sides must agree. Sides take turns; the record
-holds every time, the table the ratios of the medians.
+processes of its own that import nothing of the other, so that its peak memory is its own; transformers' side
+is its fastest on a CPU, which needs `pip install mambapy`. The two sides' logits, tokens and losses must
+agree. Sides take turns; the record holds every time, the table the ratios of the medians.
 """
 
 import argparse
@@ -18,12 +18,14 @@ import resource
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import transformers
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vlmamba import __version__
@@ -46,20 +48,32 @@ TARGETS = {
 }
 
 
-def theirs(mambapy: bool = False) -> nn.Module:
-    """transformers' Mamba with random weights that make a lively state: dt in its usual range."""
+def theirs(weights: dict[str, Tensor] | None = None) -> nn.Module:
+    """transformers' Mamba: with random weights, or with `weights` and its fastest training scan."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
     torch.manual_seed(SEED)
     config = transformers.MambaConfig(
-        vocab_size=VOCABULARY, hidden_size=D_MODEL, num_hidden_layers=LAYERS, use_mambapy=mambapy
+        vocab_size=VOCABULARY,
+        hidden_size=D_MODEL,
+        num_hidden_layers=LAYERS,
+        use_mambapy=weights is not None,
     )
-    return transformers.MambaForCausalLM(config)
+    if weights is None:
+        return transformers.MambaForCausalLM(config)
+    with torch.device("meta"):
+        model = transformers.MambaForCausalLM(config)
+    model.load_state_dict(weights, assign=True)
+    model.tie_weights()
+    return model
 
 
-def ours(weights: nn.Module) -> MambaLM:
-    """vlmamba's, sharing the other's tensors."""
+def ours(weights: dict[str, Tensor]) -> MambaLM:
+    """vlmamba's, holding the given tensors themselves."""
     with torch.device("meta"):
         model = MambaLM(MambaConfig(D_MODEL, LAYERS, VOCABULARY))
-    model.load_state_dict(weights.state_dict(), assign=True)
+    model.load_state_dict(weights, assign=True)
     model.lm_head.weight = model.backbone.embeddings.weight
     return model
 
@@ -126,7 +140,10 @@ def check_agreement(sides: dict[str, Theirs | Ours], tokens: Tensor) -> float:
 def measure_inference(repeats: int) -> tuple[dict[str, dict[str, list[float]]], float]:
     """Seconds by measurement and side, the sides in turn, and the difference of the logits."""
     model = theirs().eval()
-    sides: dict[str, Theirs | Ours] = {"transformers": Theirs(model), "vlmamba": Ours(ours(model))}
+    sides: dict[str, Theirs | Ours] = {
+        "transformers": Theirs(model),
+        "vlmamba": Ours(ours(model.state_dict())),
+    }
     halves: dict[str, Theirs | Ours] = {
         "transformers, bfloat16": Theirs(copy.deepcopy(model).bfloat16()),
         "vlmamba, bfloat16": Ours(copy.deepcopy(sides["vlmamba"].model).bfloat16()),
@@ -150,45 +167,63 @@ def measure_inference(repeats: int) -> tuple[dict[str, dict[str, list[float]]], 
     return times, difference
 
 
-def train_alone(side: str) -> None:
-    """Runs in a process of its own: prints the seconds of each step, the losses and the peak memory as JSON."""
+def train_alone(side: str, weights_file: str) -> None:
+    """Runs in a process of its own: prints as JSON the seconds of each step, the first step's loss and gradient
+    norm, which two right sides share (after some steps of AdamW rounding alone parts them), and the peak memory.
+    """
+    weights = load_file(weights_file)
+    weights["lm_head.weight"] = weights["backbone.embeddings.weight"]
     if side == "transformers":
-        model = theirs(mambapy=True).train()
+        model = theirs(weights).train()
 
         def forward(ids: Tensor) -> Tensor:
             return model(ids, use_cache=False).logits
     else:
-        forward = model = ours(theirs()).train()
+        forward = model = ours(weights).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     ids = some_tokens(PROMPT)
-    seconds, losses = [], []
+    seconds, first = [], []
     for _ in range(1 + TRAIN_STEPS):
         begin = time.perf_counter()
         loss = F.cross_entropy(forward(ids)[0, :-1], ids[0, 1:])
         loss.backward()
+        paused = time.perf_counter()
+        if not first:
+            first = [
+                loss.item(),
+                nn.utils.get_total_norm(p.grad for p in model.parameters()).item(),
+            ]
+        begin += time.perf_counter() - paused
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - begin)
-        losses.append(loss.item())
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"seconds": seconds[1:], "losses": losses, "peak_bytes": peak_bytes}))
+    print(json.dumps({"seconds": seconds[1:], "loss_and_norm": first, "peak_bytes": peak_bytes}))
 
 
 def measure_training(rounds: int, threads: int) -> dict[str, dict[str, list[float]]]:
-    """Seconds and peak bytes by side, the sides' processes in turn; exits when the losses differ."""
-    record: dict[str, dict[str, list[float]]] = {}
-    for _ in range(rounds):
-        for side in ("transformers", "vlmamba"):
-            command = [sys.executable, __file__, "--train-alone", side, "--threads", str(threads)]
-            printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-            run = json.loads(printed.splitlines()[-1])
-            kept = record.setdefault(side, {"seconds": [], "losses": [], "peak_bytes": []})
-            kept["seconds"] += run["seconds"]
-            kept["losses"] = run["losses"]
-            kept["peak_bytes"].append(run["peak_bytes"])
-    pairs = zip(*(side["losses"] for side in record.values()), strict=True)
-    if any(abs(a - b) > 1e-3 * abs(a) for a, b in pairs):
-        sys.exit(f"the two sides' losses differ: {[side['losses'] for side in record.values()]}")
+    """Seconds and peak bytes by side, the sides' processes in turn; exits when loss or gradients differ."""
+    record: dict[str, dict[str, list[float]]] = {
+        side: {"seconds": [], "loss_and_norm": [], "peak_bytes": []}
+        for side in ("transformers", "vlmamba")
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        weights_file = f"{directory}/weights.safetensors"
+        tensors = theirs().state_dict()
+        del tensors["lm_head.weight"]  # the embedding's
+        save_file(tensors, weights_file)
+        for _ in range(rounds):
+            for side, kept in record.items():
+                command = [sys.executable, __file__, "--threads", str(threads)]
+                command += ["--train-alone", side, weights_file]
+                run = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                found = json.loads(run.stdout.splitlines()[-1])
+                kept["seconds"] += found["seconds"]
+                kept["loss_and_norm"] = found["loss_and_norm"]
+                kept["peak_bytes"].append(found["peak_bytes"])
+    first = [side["loss_and_norm"] for side in record.values()]
+    if any(abs(a - b) > 1e-3 * abs(a) for a, b in zip(*first, strict=True)):
+        sys.exit(f"the two sides' losses or gradients differ: {first}")
     return record
 
 
@@ -242,7 +277,8 @@ def circumstances(threads: int) -> dict[str, object]:
         "versions": {
             "vlmamba": __version__,
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "transformers": version("transformers"),
+            "mambapy": version("mambapy"),
             "python": platform.python_version(),
         },
         "shape": {"d_model": D_MODEL, "n_layer": LAYERS, "vocab_size": VOCABULARY},
@@ -255,14 +291,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="of the training processes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where the record goes")
-    parser.add_argument(
-        "--train-alone", choices=["transformers", "vlmamba"], help=argparse.SUPPRESS
-    )
+    parser.add_argument("--train-alone", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    transformers.logging.set_verbosity_error()
     if arguments.train_alone:
-        train_alone(arguments.train_alone)
+        train_alone(*arguments.train_alone)
         return
     times, difference = measure_inference(arguments.repeats)
     training = measure_training(arguments.rounds, arguments.threads)
