@@ -5,7 +5,7 @@ multiply-add per position runs the recurrence, and one batched product with C re
 (position, b, n, e) buffers are as long as a chunk and serve the next chunk again. The backward pass has
 kept the state before each chunk and makes the states between anew.
 
-exp is taken as exp2 with A scaled by log2(e): PyTorch vectorises exp2 better.
+exp is taken as exp2 with A scaled by log2(e), because PyTorch's exp2 is the faster of the two.
 """
 
 import math
