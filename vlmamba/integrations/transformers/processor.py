@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from transformers import BatchFeature, ProcessorMixin
 from transformers.image_utils import load_image
 
+from vlmamba.integrations.transformers.image_processor import flat
 from vlmamba.processing import IGNORE_INDEX, Processor, image_settings
 from vlmamba.template import Template, Turn
 
@@ -51,6 +52,21 @@ class VLMambaProcessor(ProcessorMixin):
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
+    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+        """Prompts as text, `<image>` at each picture's place, and their pictures -> the model's inputs.
+
+        Raises ValueError unless there are as many pictures as places.
+        """
+        images = self.image_processor.fetch_images(images) if images is not None else None
+        given = len(list(flat(images)))
+        prompts = [text] if isinstance(text, str) else text or []
+        places = sum(prompt.count(self.image_token) for prompt in prompts)
+        if text is not None and given != places:
+            raise ValueError(
+                f"the text has {places} places for pictures ({self.image_token}), but {given} were given"
+            )
+        return super().__call__(images=images if given else None, text=text, **kwargs)
+
     def replace_image_token(self, image_inputs: Any, image_idx: int, **kwargs: Any) -> str:
         """The image tokens of one picture."""
         return self.image_token * self.num_patches
@@ -92,10 +108,15 @@ class VLMambaProcessor(ProcessorMixin):
             *(self._encode(_turns(c, pictures), continue_final_message) for c in conversations),
             strict=True,
         )
-        given = {**kwargs, **(processor_kwargs or {})}.get("images")
+        if (images := {**kwargs, **(processor_kwargs or {})}.get("images")) is not None:
+            pictures = list(flat(self.image_processor.fetch_images(images)))
+        if any(picture is None for picture in pictures):
+            raise ValueError(
+                "a message's image names no picture: give it as image, url, path or base64, or all in images="
+            )
         inputs = self._batch(rows, masks if return_assistant_tokens_mask else None)
         if pictures:
-            opened = self.image_processor(pictures if given is None else given)
+            opened = self.image_processor(pictures)
             inputs["pixel_values"] = opened["pixel_values"]
         tensors = None if return_tensors == "auto" else return_tensors
         features = BatchFeature(inputs, tensor_type=tensors)
