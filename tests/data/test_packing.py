@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny import IMAGE, tiny_config, tiny_processor
 
+from vlmamba.data.batches import in_order
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.packing import Packed, pack, shuffled
 from vlmamba.data.samples import BadSampleError, Sample, packed_batch, padded_batch
@@ -141,6 +142,14 @@ def test_a_batch_is_a_pure_function_of_seed_and_number():
     assert torch.equal(batch.input_ids, late.input_ids)
     assert torch.equal(batch.pixel_values, late.pixel_values)
     assert shuffled(9, 1, 0) != shuffled(9, 2, 0)
+
+
+def test_threads_that_ask_at_once_get_the_same_batches():
+    wanted = [5, 0, 30, 2, 17, 9, 40, 1, 33, 3] * 3
+    alone = Packed(SomeSamples(), batch_size=2, max_length=80, seed=4)
+    together = Packed(SomeSamples(), batch_size=2, max_length=80, seed=4)
+    direct = [alone.batch(index).sample_ids for index in wanted]
+    assert [batch.sample_ids for batch in in_order(together, wanted, workers=4)] == direct
 
 
 def test_unreadable_samples_are_left_out_aloud_up_to_a_limit(caplog):

@@ -55,7 +55,7 @@ class Batches(Protocol):
     """An endless, numbered supply of batches.
 
     `batch(index)` is a pure function of the index (and of the seed the object was made with), for every
-    index >= 0; `len` is how many batches make one epoch.
+    index >= 0; `len` is how many batches make one epoch. Several threads may ask at once.
     """
 
     def __len__(self) -> int: ...

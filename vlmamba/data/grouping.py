@@ -1,6 +1,7 @@
 """Length grouping: padded batches of samples of like length, in LLaVA's order (llava/train/llava_trainer.py)."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Generator
@@ -27,7 +28,7 @@ class Grouped:
             n if shows else -n for n, shows in zip(samples.lengths, has_picture, strict=True)
         ]
         self.budget = Budget(int(max_bad * len(samples.lengths)))
-        self._epoch, self._order = -1, []
+        self.order = lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:
         return -(-len(self.signed) // self.batch_size)
@@ -38,14 +39,9 @@ class Grouped:
         numbers = order[place * self.batch_size : (place + 1) * self.batch_size]
         return padded_batch(self.budget.readable(self.samples, numbers), self.samples.processor)
 
-    def order(self, epoch: int) -> list[int]:
-        if epoch != self._epoch:
-            generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            self._epoch, self._order = (
-                epoch,
-                grouped_order(self.signed, self.batch_size, 1, generator),
-            )
-        return self._order
+    def _order(self, epoch: int) -> list[int]:
+        generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        return grouped_order(self.signed, self.batch_size, 1, generator)
 
 
 def grouped_order(

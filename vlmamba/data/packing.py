@@ -6,6 +6,7 @@ A state-space model packs exactly: the state is reset where a sample begins, so 
 from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import lru_cache
+from threading import Lock
 
 import torch
 
@@ -35,6 +36,7 @@ class Packed:
         self.max_length, self.seed = max_length, seed
         self.budget = Budget(int(max_bad * len(samples.lengths)))
         self._first_row = [0]  # of each epoch so far
+        self._lock = Lock()  # several threads make batches
         self._rows = lru_cache(maxsize=2)(self._pack)
 
     def __len__(self) -> int:
@@ -49,12 +51,13 @@ class Packed:
     def row(self, number: int) -> Sequence[int]:
         """The numbers of the samples in a row."""
         epoch = 0
-        while True:
-            if epoch + 1 == len(self._first_row):
-                self._first_row.append(self._first_row[epoch] + len(self._rows(epoch)))
-            if number < self._first_row[epoch + 1]:
-                return self._rows(epoch)[number - self._first_row[epoch]]
-            epoch += 1
+        with self._lock:
+            while True:
+                if epoch + 1 == len(self._first_row):
+                    self._first_row.append(self._first_row[epoch] + len(self._rows(epoch)))
+                if number < self._first_row[epoch + 1]:
+                    return self._rows(epoch)[number - self._first_row[epoch]]
+                epoch += 1
 
     def _pack(self, epoch: int) -> list[list[int]]:
         order = shuffled(len(self.samples.lengths), self.seed, epoch)

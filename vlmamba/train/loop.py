@@ -4,7 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -117,11 +117,14 @@ class _Run:
         interval = _Interval()
         self.model.train()
         k = stage.accumulation
-        supply = in_order(
-            batches, range(start * k, self.total * k), stage.workers, pin=self.device.type == "cuda"
-        )
+        indices = range(start * k, self.total * k)
+        pin = self.device.type == "cuda"
         step = start
-        with StopRequest() as stop, Progress(stage.name, start, self.total) as progress:
+        with (
+            closing(in_order(batches, indices, stage.workers, pin)) as supply,
+            StopRequest() as stop,
+            Progress(stage.name, start, self.total) as progress,
+        ):
             for step in range(start + 1, self.total + 1):
                 micro = [next(supply) for _ in range(k)]
                 lr = learning_rate(stage, step - 1, self.total)
@@ -140,7 +143,6 @@ class _Run:
                     self.save(step)
                 if stop.requested:
                     break
-        supply.close()
         return StageResult(step, step == self.total, losses, time.perf_counter() - began)
 
     def step(self, micro: list[Batch], step: int, lr: float) -> tuple[float, float, int]:
