@@ -4,12 +4,13 @@
 
 Without --model the embedded model is asked; `--model random` asks one of its size with random weights, whose
 answer is cut at eight tokens. The three processes take turns, after one round that fills the disk cache and
-does not count. The ratios are those of the medians.
+does not count. A ratio is the median over the rounds, so that a busy machine hurts both sides of it alike.
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import statistics
 import subprocess
@@ -88,6 +89,14 @@ def measure(model: str | None, repeats: int) -> dict[str, list[float]]:
     return times
 
 
+def cpu_model() -> str:
+    """The processor's name, where Linux tells it."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def circumstances(model: str | None) -> dict[str, object]:
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
@@ -98,7 +107,7 @@ def circumstances(model: str | None) -> dict[str, object]:
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "commit": commit.stdout.strip(),
         "seed": SEED,
-        "cpu": platform.processor() or platform.machine(),
+        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count()},
         "versions": {
             "python": platform.python_version(),
             **{name: version(name) for name in ("vlmamba", "torch", "typer", "tokenizers")},
@@ -113,8 +122,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where the record goes")
     arguments = parser.parse_args()
     times = measure(arguments.model, arguments.repeats)
-    base = statistics.median(times["import torch"])
-    found = {name: statistics.median(times[name]) / base for name in TARGETS}
+    found = {
+        name: statistics.median(
+            taken / base for taken, base in zip(times[name], times["import torch"], strict=True)
+        )
+        for name in TARGETS
+    }
     print(f"{'against import torch':24}{'ratio':>8}{'at most':>10}")
     for name, ratio in found.items():
         print(f"{name:24}{ratio:8.2f}{TARGETS[name]:10.2f}")
