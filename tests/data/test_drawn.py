@@ -7,7 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from vlmamba.data.drawn import COLOURS, SCENES, SHAPES, Contents, Drawing, Thing, caption, paint
+from vlmamba.data.drawn import Drawing, caption
+from vlmamba.data.painting import COLOURS, SCENES, SHAPES, Contents, Thing, paint
 
 EVERYTHING = Drawing(size=96)
 
