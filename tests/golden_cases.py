@@ -63,7 +63,7 @@ def vqav2_dataset(given: dict[str, Any]) -> Any:
     pairs = []
     for item in given["items"]:
         gold = {
-            "answers": [{"answer": answer} for answer in item["answers"]],
+            "answers": item["answers"],
             "answer_type": item["answer_type"],
             "question_type": item["question_type"],
         }

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import openpyxl
@@ -230,7 +231,8 @@ def test_vqav2_mixed_files_are_named(tmp_path: Path) -> None:
     write_json(tmp_path / "v2_mscoco_val2014_annotations.json", {"annotations": []})
     with pytest.raises(ValueError, match="EvalAI"):
         score(layout)
-    annotations = {"annotations": [{"question_id": 1}]}
+    one = {"question_id": 1, "question_type": "", "answer_type": "", "answers": [{"answer": "x"}]}
+    annotations = {"annotations": [one]}
     write_json(tmp_path / "v2_mscoco_val2014_annotations.json", annotations)
     with pytest.raises(ValueError, match="its questions are not those of v2_OpenEnded"):
         score(layout)
@@ -249,6 +251,8 @@ def test_pope_versions_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"lacks 1 questions of the label files .*2,910"):
         score(layout)
     write_lines(labels, [records[0], records[1] | {"text": "Is there a dog in the imange?"}])
+    assert score(layout).value == pytest.approx(layout.value)
+    write_lines(labels, [records[0], records[1] | {"text": "Is there a bus in the image?"}])
     with pytest.raises(ValueError, match=r"llava_pope_test.jsonl:4: .* different versions .*2,910"):
         score(layout)
 
@@ -271,6 +275,14 @@ def test_seed_revisions_are_told_apart(tmp_path: Path) -> None:
     write_json(path, content | {"questions": content["questions"][:2]})
     with pytest.raises(ValueError, match=r"1 of its 3 questions are not in .*19,242"):
         score(layout)
+
+
+def test_seed_pictures_without_llavas_list(tmp_path: Path) -> None:
+    layout = LAYOUTS["seed"](tmp_path)
+    listed = [question.image for question in benchmark("seed").read(layout.data)[0]]
+    (tmp_path / "llava-seed-bench.jsonl").unlink()
+    assert [question.image for question in benchmark("seed").read(layout.data)[0]] == listed
+    assert score(layout).value == pytest.approx(layout.value)
 
 
 def test_seed_and_scienceqa_may_leave_out_what_has_no_picture(tmp_path: Path) -> None:
@@ -297,6 +309,27 @@ def test_textvqa_other_forms(tmp_path: Path) -> None:
     write_lines(prompts, read_lines(prompts)[:1])
     with pytest.raises(ValueError, match="another version"):
         score(layout)
+
+
+def test_textvqa_may_ask_twice(tmp_path: Path) -> None:
+    layout = LAYOUTS["textvqa"](tmp_path)
+    path = tmp_path / "TextVQA_0.5.1_val.json"
+    records = json.loads(path.read_text())["data"]
+    again = records[0] | {"question_id": 34002, "answers": ["coke"] * 10}
+    write_json(path, {"data": [*records, again]})
+    lines = read_lines(layout.answers)
+    write_lines(layout.answers, [*lines, lines[0] | {"text": "coke"}])
+    scores = score(layout)
+    assert [sample.score for sample in scores.samples] == pytest.approx([0, 0.3, 1])
+
+
+def test_mme_answers_without_prompts_go_by_order(tmp_path: Path) -> None:
+    layout = LAYOUTS["mme"](tmp_path)
+    lines = read_lines(layout.answers)
+    for line in lines:
+        del line["prompt"]
+    write_lines(layout.answers, lines)
+    assert score(layout).value == pytest.approx(layout.value)
 
 
 def test_mme_layout_errors(tmp_path: Path) -> None:
@@ -411,3 +444,40 @@ def test_mmmu_prompts(tmp_path: Path) -> None:
     choice, open_, _ = _mmmu_prompts(tmp_path)
     assert choice == "<image 1> Which?\n(A) $6\n(B) $7\n" + LETTER
     assert open_ == "<image 1> Which?" + SHORT
+
+
+def _spoilt(content: object) -> list[object]:
+    """The content with one thing wrong: the whole of another type, or a field of a first record gone."""
+    spoilt: list[object] = [[], {}, "text", 7, None, [None], {"x": None}, {"x": []}]
+    if isinstance(content, dict):
+        for key, value in content.items():
+            spoilt.append({k: v for k, v in content.items() if k != key})
+            spoilt.append(content | {key: None})
+            if isinstance(value, dict | list) and value:
+                spoilt += [content | {key: inner} for inner in _spoilt(value)[8:]]
+    elif isinstance(content, list) and content:
+        spoilt += [[inner, *content[1:]] for inner in _spoilt(content[0])[8:]]
+    return spoilt
+
+
+@pytest.mark.parametrize("task", [name for name in NAMES if name != "mmmu"])
+def test_spoilt_files_get_one_clear_line(task: str, tmp_path: Path) -> None:
+    layout = LAYOUTS[task](tmp_path)
+    files = [p for p in tmp_path.rglob("*.json*") if p not in (layout.answers, layout.grades)]
+    for path in files:
+        whole = path.read_text()
+        lines = whole.splitlines()
+        by_line = path.suffix == ".jsonl" or path.parent.name == "coco"
+        contents = _spoilt(json.loads(lines[0] if by_line else whole))
+        texts = [json.dumps(content) for content in contents] + ["{", "\x00", "[[[["]
+        for text in texts:
+            path.write_text("\n".join([text, *lines[1:]]) if by_line else text)
+            message = ""
+            with suppress(FileNotFoundError):
+                try:
+                    score(layout)
+                except ValueError as error:
+                    message = str(error)
+            assert "\n" not in message
+            assert not message or any(word in message for word in (path.name, "answer", "question"))
+        path.write_text(whole)

@@ -18,8 +18,8 @@ class Benchmark(Interface):
         """All questions below `data`, and notes about the files (their version; what to compare with)."""
         ...
 
-    def answer_key(self, answer: Answer, occurrence: int) -> Hashable:
-        """The key of the question that `answer` is for; `occurrence` counts earlier answers of equal id."""
+    def answer_key(self, answer: Answer) -> Hashable:
+        """A key of the question that `answer` is for."""
         ...
 
     def score(self, pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:

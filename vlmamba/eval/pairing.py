@@ -22,38 +22,41 @@ def pair_answers(
 ) -> list[Pair]:
     """Every question, in the order of the benchmark, with the raw text answered to it (None where there is none).
 
+    Where several questions go by one key, answers to it are theirs in order.
+
     Raises ValueError for a question answered twice, for answers to no question here (another split or version), for
     an answer whose stored prompt is another question's (ids of another version) and, unless `allow_missing`, for
     questions without an answer.
     """
-    prompts = {question.prompt for question in questions}
-    by_key: dict[Hashable, int] = {}
+    if len({question.id for question in questions}) != len(questions):
+        twice = Counter(question.id for question in questions).most_common(1)[0][0]
+        raise ValueError(f"the benchmark's files hold question {twice} twice")
+    by_key: dict[Hashable, list[int]] = {}
     for number, question in enumerate(questions):
         for key in question.keys:
-            if by_key.setdefault(key, number) != number:
-                raise ValueError(f"the benchmark's files hold question {question.id} twice")
+            by_key.setdefault(key, []).append(number)
+    prompts = {question.prompt for question in questions}
 
     given: dict[int, Answer] = {}
     foreign: list[Answer] = []
-    occurrences: Counter[str] = Counter()
     for answer in answers:
-        number = by_key.get(benchmark.answer_key(answer, occurrences[answer.id]))
-        occurrences[answer.id] += 1
-        if number is None:
+        numbers = by_key.get(benchmark.answer_key(answer))
+        if not numbers:
             foreign.append(answer)
-        elif number in given:
-            first = given[number].place
+            continue
+        number = next((number for number in numbers if number not in given), None)
+        if number is None:
+            first = given[numbers[0]].place
             raise ValueError(
                 f"{answer.place}: question {answer.id} was answered before, at {first}"
             )
-        elif answer.prompt in prompts and answer.prompt != questions[number].prompt:
+        asked = questions[number].prompt
+        if answer.prompt in prompts and answer.prompt != asked:
             raise ValueError(
                 f"{answer.place}: the stored prompt {answer.prompt.splitlines()[0]!r} is not that of question "
-                f"{answer.id}, {questions[number].prompt.splitlines()[0]!r}: answers to another version of the "
-                "benchmark's files?"
+                f"{answer.id}, {asked.splitlines()[0]!r}: answers to another version of the benchmark's files?"
             )
-        else:
-            given[number] = answer
+        given[number] = answer
     missing = [question.id for n, question in enumerate(questions) if n not in given]
 
     if foreign:

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def optional_module(name: str, purpose: str) -> Any:
@@ -99,10 +101,60 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             yield place, dict(zip(header, cells, strict=True))
 
 
-def get(record: dict[str, Any], key: str, place: str) -> Any:
-    """`record[key]`, or ValueError that names the place and the fields there are."""
+_NAMES = {
+    str: "a string",
+    int: "a whole number",
+    dict: "an object",
+    list: "a list",
+    bool: "true or false",
+}
+
+
+def get(record: Any, key: str, place: str, kind: type[T]) -> T:
+    """`record[key]`, of the given kind. Raises ValueError that names the place and what is there instead."""
+    if not isinstance(record, dict):
+        raise ValueError(f"{place}: an object with {key!r} is needed, not {record!r:.60}")
     if key not in record:
-        raise ValueError(
-            f"{place}: no field {key!r}; it has {', '.join(map(repr, record)) or 'none'}"
-        )
-    return record[key]
+        has = ", ".join(map(repr, record)) or "none"
+        raise ValueError(f"{place}: no field {key!r}; it has {has:.200}")
+    value = record[key]
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f"{place}: {key} must be {_NAMES[kind]}, not {value!r:.60}")
+    return value
+
+
+def get_id(record: Any, key: str, place: str) -> str:
+    """An id that may be written as a string or as a whole number, as a string."""
+    if isinstance(record, dict) and isinstance(record.get(key), str):
+        return record[key]
+    return str(get(record, key, place, int))
+
+
+def get_strings(record: Any, key: str, place: str) -> list[str]:
+    """A list of strings."""
+    values = get(record, key, place, list)
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f"{place}: {key} must be a list of strings; one is {value!r:.60}")
+    return values
+
+
+def get_records(record: Any, key: str, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each object of a list, with its place."""
+    for number, value in enumerate(get(record, key, place, list), start=1):
+        if not isinstance(value, dict):
+            raise ValueError(
+                f"{place}: entry {number} of {key} must be an object, not {value!r:.60}"
+            )
+        yield f"{place} (entry {number} of {key})", value
+
+
+def read_objects(path: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Each (place, key, object) of a JSON file that holds one object of objects."""
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: an object is needed, not {content!r:.60}")
+    for key, value in content.items():
+        if not isinstance(value, dict):
+            raise ValueError(f"{path} ({key}): an object is needed, not {value!r:.60}")
+        yield f"{path} ({key})", key, value

@@ -14,7 +14,7 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import SHORT
-from vlmamba.eval.reading import find, get, read_json
+from vlmamba.eval.reading import find, get, get_records, read_objects
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 128
@@ -111,7 +111,7 @@ def evaluate(
         "open": percent(open_),
         "distribution": distribution(
             [
-                (q["groups"]["global"], q["answer"], convert(predictions[i]))
+                (q["groups"].get("global"), q["answer"], convert(predictions[i]))
                 for i, q in balanced.items()
             ]
         ),
@@ -130,25 +130,32 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         "gqa/data/testdev_balanced_questions.json",
         "gqa/testdev_balanced_questions.json",
     )
-    records = read_json(path)
-    questions = [
-        Question(
-            str(qid),
-            get(record, "question", f"{path} ({qid})") + SHORT,
-            record,
-            f"{get(record, 'imageId', f'{path} ({qid})')}.jpg",
-            get(record, "types", f"{path} ({qid})")["structural"],
-        )
-        for qid, record in records.items()
-        if get(record, "isBalanced", f"{path} ({qid})")
-    ]
+    questions = []
+    for place, number, record in read_objects(path):
+        if not get(record, "isBalanced", place, bool):
+            continue
+        text = get(record, "question", place, str)
+        get(record, "answer", place, str)
+        types = get(record, "types", place, dict)
+        get(types, "semantic", place, str)
+        group = get(record, "groups", place, dict).get("global")
+        if group is not None and not isinstance(group, str):
+            raise ValueError(
+                f"{place}: the global group must be a string or null, not {group!r:.60}"
+            )
+        for at, step in get_records(record, "semantic", place):
+            get(step, "operation", at, str)
+            get(step, "argument", at, str)
+        image = f"{get(record, 'imageId', place, str)}.jpg"
+        structural = get(types, "structural", place, str)
+        questions.append(Question(number, text + SHORT, record, image, structural))
     published = PUBLISHED_SIZES.get(len(questions))
     if published is None:
         return questions, [f"{len(questions)} balanced questions; testdev_balanced has 12,578"]
     return questions, [f"{published}, {len(questions):,} questions"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by question id."""
     return answer.id
 

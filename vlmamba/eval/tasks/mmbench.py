@@ -194,15 +194,15 @@ def prompt(row: Mapping[str, Any]) -> str:
 
 
 def _read_row(place: str, row: dict[str, str]) -> Question:
-    index = get(row, "index", place)
+    index = get(row, "index", place, str)
     if not index.isdecimal():
         raise ValueError(f"{place}: index {index!r} is not a whole number")
     try:
-        image = base64.b64decode(get(row, "image", place), validate=True)
+        image = base64.b64decode(get(row, "image", place, str), validate=True)
     except binascii.Error as error:
         raise ValueError(f"{place}: the image is not base64 ({error})") from None
     record = {name: cell for name, cell in row.items() if name != "image"}
-    category = get(row, "category", place)
+    category = get(row, "category", place, str)
     return Question(str(int(index)), prompt(row), record | {"index": int(index)}, image, category)
 
 
@@ -226,7 +226,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [f"{sizes[0]:,} rows in {sizes[1]:,} groups: {note}"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by the row's index."""
     return answer.id
 

@@ -126,7 +126,7 @@ def _questions_of(folder: Path, subtask: str) -> list[Question]:
                     {"question": text, "answer": gold, "image": path.stem},
                     by_stem[path.stem],
                     subtask,
-                    ((subtask, path.stem, _clean(text)), (subtask, path.stem, number - 1)),
+                    ((subtask, path.stem, _clean(text)), (subtask, path.stem)),
                 )
             )
     return questions
@@ -156,11 +156,12 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [f"not the released version: {counts} questions"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
-    """(subtask, image, question) from an id `<subtask>/[images/]<file>` and its prompt; without one, by order."""
+def answer_key(answer: Answer) -> Hashable:
+    """(subtask, image, question) from an id `<subtask>/[images/]<file>` and its prompt; without one the image's two
+    questions go by order."""
     parts = answer.id.split("/")
-    subtask, stem = parts[0], parts[-1].rpartition(".")[0] or parts[-1]
-    return subtask, stem, occurrence if answer.prompt is None else _clean(answer.prompt)
+    image = parts[0], parts[-1].rpartition(".")[0] or parts[-1]
+    return image if answer.prompt is None else (*image, _clean(answer.prompt))
 
 
 def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:

@@ -14,7 +14,7 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTER, LETTERS, SHORT
-from vlmamba.eval.reading import find, get, optional_module, read_json
+from vlmamba.eval.reading import find, get, optional_module, read_objects
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 128
@@ -242,20 +242,16 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         path = find(
             data, "answer_dict_val.json", "eval/answer_dict_val.json", "mmmu/answer_dict_val.json"
         )
-        questions = [
-            Question(
-                number,
-                "",
-                {
-                    "options": None,
-                    "answer": get(record, "ground_truth", f"{path} ({number})"),
-                    "type": get(record, "question_type", f"{path} ({number})"),
-                },
-                None,
-                subject_of(number),
-            )
-            for number, record in read_json(path).items()
-        ]
+        questions = []
+        for place, number, record in read_objects(path):
+            kind = get(record, "question_type", place, str)
+            answer = record.get("ground_truth")
+            if not isinstance(answer, str | list):
+                raise ValueError(
+                    f"{place}: ground_truth must be a string or a list, not {answer!r:.60}"
+                )
+            gold = {"options": None, "answer": answer, "type": kind}
+            questions.append(Question(number, "", gold, None, subject_of(number)))
         notes = [
             "no options in answer_dict_val.json: multiple-choice answers are compared as they are"
         ]
@@ -267,7 +263,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, notes
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by id, such as validation_Accounting_1."""
     return answer.id
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
-from vlmamba.eval.reading import find, get, read_json
+from vlmamba.eval.reading import find, get, get_strings, read_objects
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores
 
 MAX_NEW_TOKENS = 1024
@@ -146,23 +146,26 @@ def aggregate(items: Sequence[tuple[Sequence[str], Sequence[float]]]) -> dict[st
 def read(data: Path) -> tuple[list[Question], list[str]]:
     """The questions of `mm-vet.json`."""
     path = find(data, "mm-vet.json", "mm-vet/mm-vet.json")
-    questions = [
-        Question(
-            number,
-            get(record, "question", f"{path} ({number})"),
-            {name: get(record, name, f"{path} ({number})") for name in ("answer", "capability")},
-            get(record, "imagename", f"{path} ({number})"),
-            "_".join(sorted(record["capability"])),
-            (number, number.removeprefix("v1_")),
+    questions = []
+    for place, number, record in read_objects(path):
+        capabilities = get_strings(record, "capability", place)
+        gold = {"answer": get(record, "answer", place, str), "capability": capabilities}
+        questions.append(
+            Question(
+                number,
+                get(record, "question", place, str),
+                gold,
+                get(record, "imagename", place, str),
+                "_".join(sorted(capabilities)),
+                (number, number.removeprefix("v1_")),
+            )
         )
-        for number, record in read_json(path).items()
-    ]
     if len(questions) == PUBLISHED_SIZE:
         return questions, [f"v1, {PUBLISHED_SIZE} questions"]
     return questions, [f"{len(questions)} questions; MM-Vet v1 has {PUBLISHED_SIZE}"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by `v1_<N>`, or by N alone as in LLaVA's list."""
     return answer.id
 

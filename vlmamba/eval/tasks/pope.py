@@ -6,6 +6,7 @@ here they are paired by question, so that lists of different versions cannot be 
 
 import json
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import bootstrap_interval
 from vlmamba.eval.prompts import SHORT
-from vlmamba.eval.reading import find, find_optional, get, read_json_lines
+from vlmamba.eval.reading import find, find_optional, get, get_id, read_json_lines
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores
 from vlmamba.eval.yes_no import find_yes_or_no
 
@@ -65,37 +66,43 @@ def metrics(predictions: Sequence[str], labels: Sequence[str]) -> dict[str, floa
 def _read_labels(path: Path, category: str) -> list[Question]:
     return [
         Question(
-            str(FIRST_ID[category] + int(get(record, "question_id", place))),
-            get(record, "text", place) + SHORT,
-            get(record, "label", place),
-            get(record, "image", place),
+            str(FIRST_ID[category] + get(record, "question_id", place, int)),
+            get(record, "text", place, str) + SHORT,
+            get(record, "label", place, str),
+            get(record, "image", place, str),
             category,
         )
         for place, record in read_json_lines(path)
     ]
 
 
+def _key(category: str, image: object, text: str) -> tuple[str, object, str]:
+    """What a question is known by. Today's lists have mended the word "imange" of the older ones."""
+    return category, image, text.replace("imange", "image")
+
+
 def _with_llava_ids(questions: list[Question], path: Path) -> list[Question]:
     """The questions under the ids of LLaVA's list, found by (category, image, text)."""
-    by_text = {(q.category, q.image, q.prompt): q for q in questions}
+    by_text: dict[tuple[str, object, str], list[Question]] = {}
+    for question in questions:
+        key = _key(question.category, question.image, question.prompt)
+        by_text.setdefault(key, []).append(question)
     renamed = []
     for place, record in read_json_lines(path):
-        key = tuple(get(record, name, place) for name in ("category", "image", "text"))
-        question = by_text.pop(key, None)
-        if question is None:
+        key = _key(*(get(record, name, place, str) for name in ("category", "image", "text")))
+        if not by_text.get(key):
             raise ValueError(
                 f"{place}: {key[2].split(SHORT)[0]!r} is not among the {key[0]} labels: the label files and "
                 f"LLaVA's list are of different versions (2,910 random questions in LLaVA's, 3,000 in today's)"
             )
-        name = str(get(record, "question_id", place))
-        renamed.append(
-            Question(name, question.prompt, question.gold, question.image, question.category)
-        )
-    if by_text:
-        category, image, _ = next(iter(by_text))
+        question = by_text[key].pop(0)
+        name = get_id(record, "question_id", place)
+        renamed.append(replace(question, id=name, prompt=record["text"], keys=(name,)))
+    left = [question for same in by_text.values() for question in same]
+    if left:
         raise ValueError(
-            f"{path}: it lacks {len(by_text)} questions of the label files ({category}, {image} first): different "
-            f"versions (2,910 random questions in LLaVA's, 3,000 in today's POPE repository)"
+            f"{path}: it lacks {len(left)} questions of the label files ({left[0].category}, {left[0].image} first): "
+            f"different versions (2,910 random questions in LLaVA's, 3,000 in today's POPE repository)"
         )
     return renamed
 
@@ -129,7 +136,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [versions.get(sized, unknown)]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by LLaVA's question_id."""
     return answer.id
 

@@ -12,7 +12,7 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTER, lettered
-from vlmamba.eval.reading import find, get, read_json
+from vlmamba.eval.reading import find, get, get_strings, read_json, read_objects
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent, percent_by
 
 MAX_NEW_TOKENS = 1024
@@ -91,14 +91,19 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     """The test split of `problems.json` and `pid_splits.json`."""
     problems_path = find(data, "problems.json", "scienceqa/problems.json")
     splits_path = find(data, "pid_splits.json", "scienceqa/pid_splits.json")
-    problems = read_json(problems_path)
+    problems = {pid: (place, problem) for place, pid, problem in read_objects(problems_path)}
     questions = []
-    for pid in map(str, get(read_json(splits_path), "test", str(splits_path))):
-        problem = get(problems, pid, str(problems_path))
-        for name in ("question", "choices", "answer"):
-            get(problem, name, f"{problems_path} ({pid})")
+    for pid in get_strings(read_json(splits_path), "test", str(splits_path)):
+        if pid not in problems:
+            raise ValueError(f"{splits_path}: test problem {pid} is not in {problems_path}")
+        place, problem = problems[pid]
+        get(problem, "question", place, str)
+        choices = get_strings(problem, "choices", place)
+        if not 0 <= get(problem, "answer", place, int) < min(len(choices), len(OPTIONS)):
+            raise ValueError(f"{place}: answer {problem['answer']} is none of its choices")
         image = f"{pid}/{problem['image']}" if problem.get("image") else None
-        questions.append(Question(pid, prompt(problem), problem, image, problem.get("subject", "")))
+        subject = problem.get("subject") or ""
+        questions.append(Question(pid, prompt(problem), problem, image, str(subject)))
     num_images = sum(question.image is not None for question in questions)
     size = f"{len(questions):,} test questions, {num_images:,} with an image"
     if PUBLISHED_SIZES.get(len(questions)) == num_images:
@@ -106,7 +111,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [f"{size}; the published test split has 4,241 and 2,017"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by problem id."""
     return answer.id
 

@@ -12,7 +12,15 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTER, lettered
-from vlmamba.eval.reading import find, find_optional, get, read_json, read_json_lines
+from vlmamba.eval.reading import (
+    find,
+    find_optional,
+    get,
+    get_id,
+    get_records,
+    read_json,
+    read_json_lines,
+)
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent, percent_by
 
 MAX_NEW_TOKENS = 128
@@ -74,7 +82,7 @@ def prompt(question: Mapping[str, Any]) -> str:
 def _image_of(question: Mapping[str, Any]) -> str:
     """LLaVA's folders: pictures by data_id, videos by their middle frame."""
     if question["data_type"] == "image":
-        return f"SEED-Bench-image/{question['data_id']}"
+        return f"SEED-Bench-image/{question.get('data_id')}"
     return f"SEED-Bench-video-image/{question['question_type_id']}_{question['question_id']}.png"
 
 
@@ -82,23 +90,27 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     """`SEED-Bench.json`, with the picture paths of LLaVA's list where it lies beside it."""
     path = find(data, "SEED-Bench.json", "seed_bench/SEED-Bench.json")
     annotation = read_json(path)
-    names = {number: name for name, number in get(annotation, "question_type", str(path)).items()}
+    types = get(annotation, "question_type", str(path), dict)
+    names = {number: name for name, number in types.items()}
     llava = find_optional(data, "llava-seed-bench.jsonl", "seed_bench/llava-seed-bench.jsonl")
-    images = {}
+    images: dict[str, str] = {}
     if llava:
         images = {
-            _key(get(record, "question_id", place)): get(record, "image", place)
+            _key(get_id(record, "question_id", place)): get(record, "image", place, str)
             for place, record in read_json_lines(llava)
         }
     questions = []
-    for record in get(annotation, "questions", str(path)):
-        place = f"{path} (question {record.get('question_id')})"
-        name = _key(get(record, "question_id", place))
-        for needed in ("answer", "data_type", "question_type_id", "choice_a", "question"):
-            get(record, needed, place)
-        category = names[record["question_type_id"]]
-        image = images.get(name, _image_of(record))
-        questions.append(Question(name, prompt(record), record, image, category))
+    for place, record in get_records(annotation, "questions", str(path)):
+        name = _key(get_id(record, "question_id", place))
+        for needed in ("question", "choice_a", "choice_b", "choice_c", "choice_d", "answer"):
+            get(record, needed, place, str)
+        kind, type_id = record.get("data_type"), get(record, "question_type_id", place, int)
+        if kind not in ("image", "video"):
+            raise ValueError(f"{place}: data_type must be image or video, not {kind!r:.60}")
+        if type_id not in names:
+            raise ValueError(f"{place}: no question_type {type_id} in this file")
+        image = images.get(name) or _image_of(record)
+        questions.append(Question(name, prompt(record), record, image, names[type_id]))
     ids = {question.id for question in questions}
     if images and ids != images.keys():
         raise ValueError(
@@ -113,7 +125,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [f"{size}; SEED-Bench v1 has {PUBLISHED_NUM_IMAGES:,} on images"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by question id, as a number where it is one."""
     return _key(answer.id)
 

@@ -6,12 +6,22 @@ Sources: LLaVA's `eval_textvqa.py` and `m4c_evaluator.py`.
 import json
 import re
 from collections.abc import Hashable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import SHORT
-from vlmamba.eval.reading import find, find_optional, get, read_json, read_json_lines
+from vlmamba.eval.reading import (
+    find,
+    find_optional,
+    get,
+    get_id,
+    get_records,
+    get_strings,
+    read_json,
+    read_json_lines,
+)
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 from vlmamba.eval.vqa_accuracy import normalize_m4c, normalize_vlmevalkit, soft_accuracy
 
@@ -61,8 +71,11 @@ def _read_ocr_prompts(path: Path | None) -> dict[tuple[str, str], str]:
         return {}
     prompts: dict[tuple[str, str], str] = {}
     for place, record in read_json_lines(path):
-        prompt = get(record, "text", place)
-        prompts[str(get(record, "question_id", place)), question_of(prompt)] = prompt
+        prompt = get(record, "text", place, str)
+        try:
+            prompts[get_id(record, "question_id", place), question_of(prompt)] = prompt
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from None
     return prompts
 
 
@@ -70,34 +83,38 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     """`TextVQA_0.5.1_val.json`, with LLaVA's OCR prompts where its jsonl lies beside it.
 
     Several questions share an image, and LLaVA's question_id is the image's: a question goes by (image, question),
-    or by its own number.
+    or by its own number. Where a question is asked twice of one image, the later one's answers count for both, as in
+    `eval_textvqa.py`.
     """
     path = find(data, "TextVQA_0.5.1_val.json", "textvqa/TextVQA_0.5.1_val.json")
     llava = find_optional(
         data, "llava_textvqa_val_v051_ocr.jsonl", "textvqa/llava_textvqa_val_v051_ocr.jsonl"
     )
     prompts = _read_ocr_prompts(llava)
-    questions = []
-    for record in get(read_json(path), "data", str(path)):
-        place = f"{path} (question {record.get('question_id')})"
-        key = (str(get(record, "image_id", place)), get(record, "question", place).lower())
+    questions: list[Question] = []
+    golds: dict[tuple[str, str], list[str]] = {}
+    for place, record in get_records(read_json(path), "data", str(path)):
+        text = get(record, "question", place, str)
+        key = (get_id(record, "image_id", place), text.lower())
         if llava and key not in prompts:
             raise ValueError(
                 f"{llava}: no prompt for {key[1]!r} on image {key[0]}; another version than {path}?"
             )
-        number = str(get(record, "question_id", place))
-        answers = get(record, "answers", place)
+        number = get_id(record, "question_id", place)
+        answers = get_strings(record, "answers", place)
         if len(answers) != NUM_ANNOTATORS:
             raise ValueError(f"{place}: {len(answers)} answers; {NUM_ANNOTATORS} are needed")
-        text = prompts[key] if llava else record["question"] + SHORT
-        questions.append(Question(number, text, answers, f"{key[0]}.jpg", "", (key, number)))
+        prompt = prompts[key] if llava else text + SHORT
+        golds[key] = answers
+        questions.append(Question(number, prompt, key, f"{key[0]}.jpg", "", (key, number)))
+    questions = [replace(question, gold=golds[question.gold]) for question in questions]
     notes = [] if llava else ["prompts without OCR tokens: the paper's column has them"]
     if len(questions) != PUBLISHED_SIZE:
         notes.append(f"{len(questions)} questions; validation v0.5.1 has {PUBLISHED_SIZE:,}")
     return questions, notes
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """(image, question) as LLaVA joins, from an answer that has its prompt; else the question's number."""
     if answer.prompt is None:
         return answer.id

@@ -6,11 +6,20 @@ Offline, score val2014. Sources: `vqaEval.py` of GT-Vision-Lab/VQA, LLaVA's `con
 import json
 from collections.abc import Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import SHORT
-from vlmamba.eval.reading import find, find_optional, get, read_json, read_json_lines
+from vlmamba.eval.reading import (
+    find,
+    find_optional,
+    get,
+    get_id,
+    get_records,
+    read_json,
+    read_json_lines,
+)
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent, percent_by
 from vlmamba.eval.vqa_accuracy import (
     clean_whitespace,
@@ -59,6 +68,19 @@ def image_name(image_id: int, subtype: str) -> str:
     return f"COCO_{subtype}_{image_id:012d}.jpg"
 
 
+def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
+    annotations = {}
+    for place, record in get_records(read_json(path), "annotations", str(path)):
+        number = get_id(record, "question_id", place)
+        for name in ("answer_type", "question_type"):
+            get(record, name, place, str)
+        answers = [get(one, "answer", at, str) for at, one in get_records(record, "answers", place)]
+        if not answers:
+            raise ValueError(f"{place}: no answers")
+        annotations[number] = record | {"answers": answers}
+    return annotations
+
+
 def read(data: Path) -> tuple[list[Question], list[str]]:
     """The official questions with their annotations if there are any, else LLaVA's test-dev list (no answers)."""
     official = sorted(data.glob("v2_OpenEnded_mscoco_*_questions.json"))
@@ -72,30 +94,35 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
             "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
         )
         questions = [
-            Question(str(get(r, "question_id", at)), get(r, "text", at), None, get(r, "image", at))
+            Question(
+                get_id(r, "question_id", at),
+                get(r, "text", at, str),
+                None,
+                get(r, "image", at, str),
+            )
             for at, r in read_json_lines(path)
         ]
         return questions, ["test questions have no public answers: write a submission for EvalAI"]
 
     content = read_json(official[0])
-    subtype = get(content, "data_subtype", str(official[0]))
-    annotations = {}
+    subtype = get(content, "data_subtype", str(official[0]), str)
     path = find_optional(data, f"v2_mscoco_{subtype}_annotations.json")
-    if path:
-        annotations = {a["question_id"]: a for a in get(read_json(path), "annotations", str(path))}
-    records = get(content, "questions", str(official[0]))
-    if annotations and {r["question_id"] for r in records} != annotations.keys():
-        raise ValueError(f"{path}: its questions are not those of {official[0].name}")
-    questions = [
-        Question(
-            str(r["question_id"]),
-            r["question"] + SHORT,
-            annotations.get(r["question_id"]),
-            image_name(r["image_id"], subtype),
-            annotations.get(r["question_id"], {}).get("answer_type", ""),
+    annotations = _read_annotations(path) if path else {}
+    questions = []
+    for place, record in get_records(content, "questions", str(official[0])):
+        number = get_id(record, "question_id", place)
+        annotation = annotations.get(number)
+        questions.append(
+            Question(
+                number,
+                get(record, "question", place, str) + SHORT,
+                annotation,
+                image_name(get(record, "image_id", place, int), subtype),
+                annotation["answer_type"] if annotation else "",
+            )
         )
-        for r in records
-    ]
+    if annotations and {question.id for question in questions} != annotations.keys():
+        raise ValueError(f"{path}: its questions are not those of {official[0].name}")
     published = PUBLISHED_SIZES.get(len(questions))
     if published is None:
         return questions, [
@@ -104,15 +131,14 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     return questions, [f"{published}, {len(questions):,} questions"]
 
 
-def answer_key(answer: Answer, occurrence: int) -> Hashable:
+def answer_key(answer: Answer) -> Hashable:
     """Answers go by question_id."""
     return answer.id
 
 
 def score_sample(question: Question, text: str, protocol: Protocol = "official") -> Sample:
     """One answer's evidence; the gold shown is the annotators' most frequent answer."""
-    answers = [record["answer"] for record in question.gold["answers"]]
-    prediction, golds, rule = read_prediction(text, answers, protocol)
+    prediction, golds, rule = read_prediction(text, question.gold["answers"], protocol)
     return Sample(
         question.id,
         question.category,
