@@ -1,13 +1,17 @@
 """Every benchmark from its official files to scores and submissions, and what bad files get."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import openpyxl
+import pyarrow
 import pytest
 from layouts import LAYOUTS, Layout, llava_answer, write_json, write_lines
+from pyarrow import parquet
 
 from vlmamba.eval.prompts import LETTER, SHORT
 from vlmamba.eval.score import score_file, submit_file, write_scores
@@ -408,6 +412,35 @@ def test_mmmu_letters_against_the_answer_dictionary(tmp_path: Path) -> None:
     assert scores.tables["domain"] == {"Science": 100.0}
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"options": "not a list"}, "row 1: 'not a list' is not a list of options"),
+        ({"options": "[]"}, r"row 1: '\[\]' is not a list of options"),
+        ({"answer": None}, "row 1: answer must be a string, not None"),
+        ({"id": "validation_Alchemy_1"}, "no subject of MMMU: Alchemy"),
+    ],
+)
+def test_mmmu_parquet_errors(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    layout = LAYOUTS["mmmu"](tmp_path)
+    path = tmp_path / "Accounting" / "validation-00000-of-00001.parquet"
+    rows = parquet.read_table(path).to_pylist()
+    parquet.write_table(pyarrow.Table.from_pylist([rows[0] | change, *rows[1:]]), path)
+    with pytest.raises(ValueError, match=message):
+        score(layout)
+    path.write_bytes(b"no parquet")
+    with pytest.raises(ValueError, match="parquet"):
+        score(layout)
+
+
+def test_tables_that_are_none(tmp_path: Path) -> None:
+    layout = LAYOUTS["mmbench"](tmp_path)
+    path = tmp_path / "answers.xlsx"
+    path.write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"answers\.xlsx: not an \.xlsx table"):
+        score_file("mmbench", path, layout.data)
+
+
 def test_unknown_benchmark(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no benchmark 'vqa'; there are vqav2, gqa"):
         score_file("vqa", tmp_path, tmp_path)
@@ -481,3 +514,14 @@ def test_spoilt_files_get_one_clear_line(task: str, tmp_path: Path) -> None:
             assert "\n" not in message
             assert not message or any(word in message for word in (path.name, "answer", "question"))
         path.write_text(whole)
+
+
+def test_scoring_needs_no_torch() -> None:
+    code = (
+        "import sys, vlmamba.eval.score\n"
+        "from vlmamba.eval.tasks import NAMES, benchmark\n"
+        "for name in NAMES: benchmark(name)\n"
+        "print({'torch', 'pandas', 'pyarrow', 'openpyxl', 'PIL'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -8,8 +8,9 @@ Understood: JSON lines as LLaVA writes them ({question_id, prompt, text, ...}), 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
-from vlmamba.eval.reading import optional_module, read_json, read_json_lines
+from vlmamba.eval.reading import optional_module, read_json, read_json_lines, read_text
 
 _ID_FIELDS = ("question_id", "questionId", "index", "id")
 _TEXT_FIELDS = ("text", "answer", "prediction", "output", "response")
@@ -48,7 +49,7 @@ def _from_record(record: Any, place: str) -> Answer:
 def _read_mme_folder(folder: Path) -> list[Answer]:
     answers = []
     for path in sorted(folder.glob("*.txt")):
-        lines = path.read_text(encoding="utf-8").rstrip("\n").split("\n")
+        lines = read_text(path).rstrip("\n").split("\n")
         for number, line in enumerate(lines, start=1):
             cells = line.split("\t")
             if len(cells) != 4:
@@ -63,7 +64,11 @@ def _read_mme_folder(folder: Path) -> list[Answer]:
 
 def _read_xlsx(path: Path) -> list[Answer]:
     openpyxl = optional_module("openpyxl", "an .xlsx file")
-    rows = openpyxl.load_workbook(path, read_only=True).worksheets[0].iter_rows(values_only=True)
+    try:
+        workbook = openpyxl.load_workbook(path, read_only=True)
+    except (BadZipFile, KeyError):
+        raise ValueError(f"{path}: not an .xlsx table") from None
+    rows = workbook.worksheets[0].iter_rows(values_only=True)
     header = [str(name) for name in next(rows, ())]
     answers = []
     for number, row in enumerate(rows, start=2):

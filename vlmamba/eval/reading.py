@@ -46,7 +46,8 @@ def _check_file(path: Path) -> None:
         raise FileNotFoundError(f"{path} does not exist")
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """A UTF-8 text file. Raises ValueError where it is none, FileNotFoundError or IsADirectoryError."""
     _check_file(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -57,7 +58,7 @@ def _read_text(path: Path) -> str:
 def read_json(path: Path) -> Any:
     """A JSON file. Raises ValueError with file:line where it is malformed."""
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}: malformed JSON: {error.msg}") from None
 
@@ -68,7 +69,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Raises ValueError for a line that is no JSON object.
     """
     # Not splitlines: that would also cut at the Unicode line separators that answers may hold.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:

@@ -12,6 +12,7 @@ import numpy as np
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import bootstrap_interval
 from vlmamba.eval.prompts import SHORT
+from vlmamba.eval.reading import read_text
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores
 from vlmamba.eval.yes_no import find_yes_or_no
 
@@ -109,7 +110,7 @@ def _questions_of(folder: Path, subtask: str) -> list[Question]:
             by_stem[path.stem] = str(path.relative_to(folder.parent))
     questions = []
     for path in sorted((texts if texts.is_dir() else folder).glob("*.txt")):
-        lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = [line for line in read_text(path).split("\n") if line.strip()]
         if len(lines) != 2:
             raise ValueError(f"{path}: {len(lines)} questions; two an image are needed")
         if path.stem not in by_stem:

@@ -195,29 +195,31 @@ def prompt(question: str, options: Sequence[str]) -> str:
     return f"{question}\n{lines}{LETTER}"
 
 
-def _literal_list(text: Any, place: str) -> list[str]:
-    """The list in a string such as "['a', 'b']"; a list stays what it is."""
-    if not isinstance(text, str):
-        return [str(one) for one in text]
+def _strings_in(text: str) -> list[str] | None:
+    """The list in a string such as "['a', 'b']"; None where there is none, or one of other things."""
     try:
-        return [str(one) for one in ast.literal_eval(text)]
-    except (ValueError, SyntaxError, TypeError):
-        raise ValueError(f"{place}: {text!r:.60} is not a list of options") from None
+        values = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return None
+    strings = isinstance(values, list) and all(isinstance(value, str) for value in values)
+    return values if strings else None
 
 
 def _from_row(row: Mapping[str, Any], place: str) -> Question:
-    number = row["id"]
-    options = _literal_list(row["options"], place) if row["question_type"] != "open" else []
-    answer = row["answer"]
-    if not options and isinstance(answer, str) and answer.startswith("["):
-        answer = _literal_list(answer, place)
+    number, kind = get(row, "id", place, str), get(row, "question_type", place, str)
+    options = _strings_in(get(row, "options", place, str))
+    if options is None or (kind == "multiple-choice" and not options):
+        raise ValueError(f"{place}: {row['options']!r:.60} is not a list of options")
+    answer: str | list[str] = get(row, "answer", place, str)
+    if kind != "multiple-choice":
+        options = []
+        answer = _strings_in(answer) or answer
     images = [row.get(f"image_{n}") for n in range(1, 8)]
-    image = next((one["bytes"] for one in images if one), None)
     return Question(
         number,
-        prompt(row["question"], options),
-        {"options": options or None, "answer": answer, "type": row["question_type"]},
-        image,
+        prompt(get(row, "question", place, str), options),
+        {"options": options or None, "answer": answer, "type": kind},
+        next((image["bytes"] for image in images if image), None),
         subject_of(number),
     )
 
@@ -225,9 +227,9 @@ def _from_row(row: Mapping[str, Any], place: str) -> Question:
 def _read_parquet(paths: Sequence[Path]) -> list[Question]:
     parquet = optional_module("pyarrow.parquet", "a .parquet file")
     return [
-        _from_row(row, f"{path} ({row['id']})")
+        _from_row(row, f"{path}, row {number}")
         for path in paths
-        for row in parquet.read_table(path).to_pylist()
+        for number, row in enumerate(parquet.read_table(path).to_pylist(), start=1)
     ]
 
 
