@@ -218,7 +218,7 @@ class Processor:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__ = state
+        self.__dict__.update(state)  # a copy must not share the dictionary it came from
         self.tokenizer.encode_special_tokens = True  # a pickled tokenizer forgets it
 
     def _encode(self, pieces: Iterable[Piece]) -> list[int]:
