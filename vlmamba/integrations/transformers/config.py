@@ -1,7 +1,7 @@
 """The configuration as transformers reads it; what it means is decided by `vlmamba.config` alone."""
 
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -22,12 +22,12 @@ class VLMambaConfig(PreTrainedConfig):
     """
 
     model_type = "vlmamba"
-    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["past_key_values", "cache_params"]  # noqa: RUF012
+    sub_configs: ClassVar[Any] = {"vision_config": AutoConfig, "text_config": AutoConfig}
+    keys_to_ignore_at_inference: ClassVar[Any] = ["past_key_values", "cache_params"]
 
-    vision_config: dict | PreTrainedConfig | None = None
-    text_config: dict | PreTrainedConfig | None = None
-    connector_config: dict | None = None
+    vision_config: Any = None
+    text_config: Any = None
+    connector_config: Any = None
     vision_feature_layer: int = -2
     image_token_id: int = 50277  # the first row that the GPT-NeoX tokenizer leaves free
     eos_token_id: int | list[int] | None = 0

@@ -4,7 +4,7 @@ Pillow and numpy alone do the work, so that no machine's torchvision changes wha
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from vlmamba.processing import image_settings, pixel_values
 class VLMambaImageProcessor(BaseImageProcessor):
     """Pictures -> pixel_values, by the rules of `vlmamba.processing`."""
 
-    model_input_names = ["pixel_values"]  # noqa: RUF012
+    model_input_names: ClassVar[Any] = ["pixel_values"]
 
     def __init__(
         self,
@@ -36,9 +36,13 @@ class VLMambaImageProcessor(BaseImageProcessor):
         self.image_mean, self.image_std = list(image_mean), list(image_std)
         self.aspect, self.resample = aspect, resample
 
-    def preprocess(self, images: Any, return_tensors: Any = None, **kwargs: Any) -> BatchFeature:
+    def preprocess(  # type: ignore[override]
+        self, images: Any, return_tensors: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """Anything that names pictures -> pixel_values (images, c, h, w), in their order."""
-        pixels = pixel_values(list(flat(self.fetch_images(images))), image_settings(vars(self)))
+        pixels = pixel_values(
+            list(flat(self.fetch_images(images))), image_settings(dict(vars(self)))
+        )
         return BatchFeature({"pixel_values": pixels}, tensor_type=return_tensors)
 
     def fetch_images(self, image_url_or_urls: Any) -> Any:

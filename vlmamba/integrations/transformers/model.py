@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass
 from inspect import signature
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, Cache, GenerationMixin, PreTrainedModel
-from transformers.generation import LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.modeling_outputs import ModelOutput
+from transformers import AutoModel, AutoModelForCausalLM, Cache, PreTrainedModel
+from transformers.utils.generic import ModelOutput
 
 from vlmamba.config import ConnectorConfig, text_from_dict, vision_from_dict
 from vlmamba.connector import build_connector
 from vlmamba.integrations.transformers.cache import StateCache
 from vlmamba.integrations.transformers.config import VLMambaConfig
+from vlmamba.integrations.transformers.generation import VLMambaGenerationMixin
 from vlmamba.integrations.transformers.tower import Features, features_of
 from vlmamba.integrations.transformers.weights import check_loading, initialise
 from vlmamba.mamba import MambaModel
@@ -45,12 +45,12 @@ class VLMambaPreTrainedModel(PreTrainedModel):
 
     config_class = VLMambaConfig
     base_model_prefix = "model"
-    input_modalities = ("image", "text")
+    input_modalities: ClassVar[Any] = ["image", "text"]
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = True  # Trainer hands over num_items_in_batch
-    _no_split_modules = ["MambaBlock", "VisionLayer"]  # noqa: RUF012
-    _skip_keys_device_placement = ["past_key_values", "cache_params"]  # noqa: RUF012
-    _keep_in_fp32_modules_strict = {"A_log", "D", "dt_proj.bias"}  # noqa: RUF012
+    _no_split_modules: ClassVar[Any] = ["MambaBlock", "VisionLayer"]
+    _skip_keys_device_placement: ClassVar[Any] = ["past_key_values", "cache_params"]
+    _keep_in_fp32_modules_strict: ClassVar[Any] = {"A_log", "D", "dt_proj.bias"}
     _supports_sdpa = True
     _supports_flash_attn = True
     _is_stateful = (
@@ -73,9 +73,10 @@ class VLMambaPreTrainedModel(PreTrainedModel):
 
         `strict=False` brings back transformers' behaviour: a report, and random values for what is missing.
         """
-        model, info = super().from_pretrained(
+        loaded: Any = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
+        model, info = loaded
         if strict:
             check_loading(model, info, str(pretrained_model_name_or_path))
         return (model, info) if output_loading_info else model
@@ -89,6 +90,9 @@ class VLMambaPreTrainedModel(PreTrainedModel):
 
 class VLMambaModel(VLMambaPreTrainedModel):
     """Vision tower, connector and language model: ids and pictures -> embeddings of the prompt."""
+
+    vision_tower: Any  # VisionTower, or a vision model of transformers
+    language_model: Any  # MambaModel, or a causal language model of transformers
 
     def __init__(self, config: VLMambaConfig) -> None:
         super().__init__(config)
@@ -116,7 +120,7 @@ class VLMambaModel(VLMambaPreTrainedModel):
             return self.language_model.embeddings
         return self.language_model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         if isinstance(self.language_model, MambaModel):
             self.language_model.embeddings = value
         else:
@@ -151,12 +155,15 @@ class VLMambaModel(VLMambaPreTrainedModel):
         return embeds.masked_scatter(at_image[..., None], image_embeds.to(embeds))
 
 
-class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
+class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, VLMambaGenerationMixin):
     """The whole model. Weights are named as `vlmamba.model.VLMamba` names them.
 
     A language model of transformers' is held whole, head included, under `model.language_model`, so that
     what its own class does to embeddings and logits is done here too.
     """
+
+    model: VLMambaModel
+    lm_head: Any  # where the language model is this package's own
 
     def __init__(self, config: VLMambaConfig) -> None:
         super().__init__(config)
@@ -170,7 +177,7 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
     def get_input_embeddings(self) -> nn.Module:
         return self.model.get_input_embeddings()
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: Any) -> None:
         self.model.set_input_embeddings(value)
 
     def get_output_embeddings(self) -> nn.Module:
@@ -214,33 +221,45 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
         logits, 0 for all, or their indices. Other arguments reach only a transformers language model.
         Raises ValueError when pictures and image tokens do not fit.
         """
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("give either input_ids or inputs_embeds")
-        if inputs_embeds is None:
-            inputs_embeds = self.model.embed(input_ids, pixel_values, image_embeds)
-        elif pixel_values is not None or image_embeds is not None:
-            raise ValueError(
-                "pictures are placed at image tokens: give input_ids with them, not inputs_embeds"
-            )
+        embeds = self._embeds(input_ids, inputs_embeds, pixel_values, image_embeds)
         if use_cache is None:
             use_cache = self.config.text_config.use_cache and not torch.is_grad_enabled()
+        cache = past_key_values if past_key_values is not None else cache_params
         if self.config.has_own_language_model:
             output = self._run_mamba(
-                inputs_embeds, attention_mask, cache_params if past_key_values is None else past_key_values,
-                use_cache,                logits_to_keep, **kwargs,
-            )  # fmt: skip
+                embeds, attention_mask, cache, bool(use_cache), logits_to_keep, **kwargs
+            )
         else:
             output = self._run_other(
-                inputs_embeds, logits_to_keep,
+                embeds, logits_to_keep,
                 attention_mask=attention_mask, position_ids=position_ids, use_cache=use_cache,
                 past_key_values=past_key_values, cache_params=cache_params, **kwargs,
             )  # fmt: skip
         if labels is not None:
-            loss = _loss(output.logits, labels, num_items_in_batch)
+            logits: Any = output.logits
+            loss = _loss(logits, labels, num_items_in_batch)
             output = VLMambaOutput(loss=loss, **output)  # the loss comes first in a tuple
         if return_dict is None:
             return_dict = self.config.return_dict
         return output if return_dict else output.to_tuple()
+
+    def _embeds(
+        self,
+        input_ids: Tensor | None,
+        inputs_embeds: Tensor | None,
+        pixel_values: Tensor | None,
+        image_embeds: Tensor | None,
+    ) -> Tensor:
+        """What the language model reads (b, l, d), from either kind of input."""
+        if input_ids is not None and inputs_embeds is None:
+            return self.model.embed(input_ids, pixel_values, image_embeds)
+        if input_ids is not None or inputs_embeds is None:
+            raise ValueError("give either input_ids or inputs_embeds")
+        if pixel_values is not None or image_embeds is not None:
+            raise ValueError(
+                "pictures are placed at image tokens: give input_ids with them, not inputs_embeds"
+            )
+        return inputs_embeds
 
     def _run_mamba(
         self,
@@ -293,81 +312,6 @@ class VLMambaForConditionalGeneration(VLMambaPreTrainedModel, GenerationMixin):
             logits = _positions(logits, logits_to_keep)
         kept = ("past_key_values", "cache_params", "hidden_states", "attentions")
         return VLMambaOutput(logits=logits, **{k: output.get(k) for k in kept})
-
-    def _prepare_cache_for_generation(
-        self, generation_config: Any, model_kwargs: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> None:
-        """transformers picks a cache by the class's name; here the language model decides."""
-        if not self.config.has_own_language_model:
-            self.model.language_model._prepare_cache_for_generation(
-                generation_config, model_kwargs, *args, **kwargs
-            )
-            if not any(model_kwargs.get(name) for name in ("past_key_values", "cache_params")):
-                model_kwargs["use_cache"] = False
-            return
-        if generation_config.cache_implementation is not None:
-            raise ValueError(
-                f"cache_implementation {generation_config.cache_implementation!r} is for keys and values; "
-                "a Mamba language model keeps a state of fixed size: leave it out"
-            )
-        if generation_config.use_cache is not False and model_kwargs.get("past_key_values") is None:
-            model_kwargs["past_key_values"] = StateCache()
-
-    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
-        """The image token is an input: it is never written."""
-        image_token = torch.tensor([self.config.image_token_id], device=self.device)
-        processors = super()._get_logits_processor(*args, **kwargs)
-        processors.append(SuppressTokensLogitsProcessor(image_token, self.device))
-        return processors
-
-    def _expand_inputs_for_generation(
-        self,
-        expand_size: int = 1,
-        is_encoder_decoder: bool = False,
-        input_ids: Tensor | None = None,
-        **model_kwargs: Any,
-    ) -> tuple[Tensor | None, dict[str, Any]]:
-        """Beams and several answers: a row's pictures are encoded once and repeated together with the row."""
-        pixel_values = model_kwargs.pop("pixel_values", None)
-        image_embeds = model_kwargs.pop("image_embeds", None)
-        if pixel_values is not None and expand_size > 1:
-            image_embeds, pixel_values = self.get_image_features(pixel_values.to(self.device)), None
-        if image_embeds is not None and input_ids is not None:
-            per_row = self._num_pictures(input_ids).tolist()
-            rows = image_embeds.split(per_row)
-            image_embeds = torch.cat([row for row in rows for _ in range(expand_size)])
-        input_ids, model_kwargs = super()._expand_inputs_for_generation(
-            expand_size, is_encoder_decoder, input_ids, **model_kwargs
-        )
-        pictures = {"pixel_values": pixel_values, "image_embeds": image_embeds}
-        return input_ids, model_kwargs | {k: v for k, v in pictures.items() if v is not None}
-
-    def prepare_inputs_for_generation(
-        self, input_ids: Tensor, *, inputs_embeds: Tensor | None = None, **kwargs: Any
-    ) -> dict[str, Any]:
-        """As transformers', and of the pictures only those whose tokens are still to be read."""
-        pictures = {k: kwargs.pop(k, None) for k in ("pixel_values", "image_embeds")}
-        inputs = super().prepare_inputs_for_generation(
-            input_ids, inputs_embeds=inputs_embeds, **kwargs
-        )
-        unread = inputs.get("input_ids")
-        given = {k: v for k, v in pictures.items() if v is not None}
-        if unread is None or unread.shape[1] == 1 or not given:
-            return inputs | (given if unread is None else {})
-        return inputs | {k: self._unread(v, input_ids, unread) for k, v in given.items()}
-
-    def _unread(self, pictures: Tensor, input_ids: Tensor, unread: Tensor) -> Tensor | None:
-        """`pictures` of all of input_ids (b, l), or of `unread`, its last columns -> those of `unread`."""
-        every, last = self._num_pictures(input_ids), self._num_pictures(unread)
-        if len(pictures) == int(every.sum()):
-            rows = pictures.split(every.tolist())
-            pictures = torch.cat([row[len(row) - n :] for row, n in zip(rows, last, strict=True)])
-        return pictures if len(pictures) else None
-
-    def _num_pictures(self, input_ids: Tensor) -> Tensor:
-        """Pictures in each row of input_ids (b, l): (b,)."""
-        at_image = input_ids == self.config.image_token_id
-        return at_image.sum(1) // self.model.features.num_patches
 
 
 def _positions(x: Tensor, logits_to_keep: int | Tensor) -> Tensor:

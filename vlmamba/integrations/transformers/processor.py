@@ -44,7 +44,7 @@ class VLMambaProcessor(ProcessorMixin):
         """The package's own processor, over a copy of the tokenizer."""
         return Processor(
             Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()),
-            image_settings(vars(self.image_processor)),
+            image_settings(dict(vars(self.image_processor))),
             self.num_patches,
             Template(**self.template),
             image_token_id=self.image_token_id,
@@ -52,7 +52,9 @@ class VLMambaProcessor(ProcessorMixin):
             pad_token_id=self.tokenizer.pad_token_id,
         )
 
-    def __call__(self, images: Any = None, text: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(  # type: ignore[override]
+        self, images: Any = None, text: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """Prompts as text, `<image>` at each picture's place, and their pictures -> the model's inputs.
 
         Raises ValueError unless there are as many pictures as places.
