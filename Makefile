@@ -15,6 +15,9 @@ PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/chelsea.pn
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
+# Torch's threads wait asleep, so that a busy machine does not take several times as long.
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .PHONY: ask test lint bench clean
 
 ask: $(VENV)/.ready-to-ask

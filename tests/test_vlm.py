@@ -355,6 +355,7 @@ def test_load_says_what_is_wrong(tmp_path):
         (tmp_path / "nothing", None, None, "no such model directory"),
         (tmp_path, None, None, "config.json is missing"),
         (tmp_path, "gpu", None, "device 'gpu' cannot be used here"),
+        (tmp_path, "meta", None, "device 'meta' cannot be used here"),
         (tmp_path, "cuda:7", None, "device 'cuda:7' cannot be used here"),
     ):
         with pytest.raises((ValueError, FileNotFoundError), match=message):

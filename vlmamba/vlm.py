@@ -47,7 +47,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.ones(1, device=device).item()
     except (RuntimeError, AssertionError):
         raise ValueError(
             f"device {str(name)!r} cannot be used here: use 'cpu' or leave it out"
