@@ -103,6 +103,7 @@ def main() -> int:
     parser.add_argument("--questions", type=int, default=214_354)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    load = os.getloadavg()
     # The arms run in processes of their own, so that none finds the other's answers normalised.
     arms = {}
     for arm in ("usual", "worst"):
@@ -130,6 +131,7 @@ def main() -> int:
         "commit": commit.stdout.strip(),
         "cpu": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
+        "load_average_before": [round(load, 1) for load in load],
         "versions": {
             "vlmamba": __version__,
             "python": platform.python_version(),

@@ -1,9 +1,11 @@
 """What `vlmamba score` does: answers of any model and the official files in, scores with their evidence out."""
 
+import gc
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,18 @@ def _read_pairs(
     if num_missing:
         notes = [*notes, f"PARTIAL: {num_missing:,} of {len(pairs):,} questions have no answer"]
     return pairs, notes
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without the cyclic garbage collector, which would walk millions of living records again and again."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def read_grades(path: Path) -> dict[str, dict[str, list[Any]]]:
@@ -61,6 +75,18 @@ def score_file(
         raise ValueError(
             f"{task} has no protocol {protocol!r}; it has {', '.join(module.PROTOCOLS)}"
         )
+    with _no_collection():
+        return _score(task, answers, data, protocol, allow_missing, grades)
+
+
+def _score(
+    task: str,
+    answers: Path,
+    data: Path,
+    protocol: Protocol,
+    allow_missing: bool,
+    grades: Path | Mapping[str, Mapping[str, Any]] | None,
+) -> Scores:
     pairs, notes = _read_pairs(task, answers, data, allow_missing)
     if all(text is None for _, text in pairs):
         raise ValueError(f"{answers}: no question of {task} was answered")
@@ -68,7 +94,7 @@ def score_file(
         table = read_grades(grades) if isinstance(grades, Path) else grades
         scores = mmvet.score_grades(pairs, table)
     else:
-        scores = module.score(pairs, protocol)
+        scores = benchmark(task).score(pairs, protocol)
     scores.notes[:0] = notes
     return scores
 

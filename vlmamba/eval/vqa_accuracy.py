@@ -39,9 +39,8 @@ NUMBER_WORDS = {
     for number, word in enumerate("zero one two three four five six seven eight nine ten".split())
 } | {"none": "0"}
 ARTICLES = frozenset({"a", "an", "the"})
-PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
+PUNCTUATION = frozenset(';/[]"{}()=+\\_-><@`,?!')
 
-_ANY_PUNCTUATION = re.compile("[" + re.escape(PUNCTUATION) + "]")
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _STOP_BEFORE_NO_DIGIT = re.compile(r"\.(?!\d)")
 _STOP_WITHOUT_DIGITS = re.compile(r"(?<!\d)\.(?!\d)")
@@ -60,20 +59,25 @@ def _strip_punctuation(text: str, stop: re.Pattern[str] = _STOP_BEFORE_NO_DIGIT)
 
     A mark is deleted where it touches a space anywhere in the text, or where the text holds digit-comma-digit.
     """
-    result = text
-    if _ANY_PUNCTUATION.search(text):
+    marks = PUNCTUATION.intersection(text)
+    if marks:
         in_number = _DIGIT_COMMA_DIGIT.search(text) is not None
-        for mark in PUNCTUATION:
-            if mark in text:
-                delete = in_number or f"{mark} " in text or f" {mark}" in text
-                result = result.replace(mark, "" if delete else " ")
-    return stop.sub("", result, count=_MAX_STOPS) if "." in result else result
+        changes = {
+            ord(mark): "" if in_number or f"{mark} " in text or f" {mark}" in text else " "
+            for mark in marks
+        }
+        text = text.translate(changes)
+    return stop.sub("", text, count=_MAX_STOPS) if "." in text else text
 
 
 def _map_words(text: str) -> str:
     """Lower case, number words to digits, articles dropped, contractions spelled out."""
-    words = (NUMBER_WORDS.get(word, word) for word in text.lower().split())
-    return " ".join(CONTRACTIONS.get(word, word) for word in words if word not in ARTICLES)
+    words = []
+    for word in text.lower().split():
+        word = NUMBER_WORDS.get(word, word)
+        if word not in ARTICLES:
+            words.append(CONTRACTIONS.get(word, word))
+    return " ".join(words)
 
 
 @lru_cache(maxsize=1 << 20)
