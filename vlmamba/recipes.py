@@ -57,30 +57,30 @@ def tiny() -> Recipe:
         size=64,
         scenes=("shape",),
         shapes=("circle", "square", "triangle"),
-        colours=("red", "green", "blue", "yellow"),
-        backgrounds=("white", "black"),
+        colours=("red", "green", "blue", "black"),
+        backgrounds=("white",),
     )
-    dialogues, captions = DrawnData(drawing, 4096), DrawnData(drawing, 4096, captions=True)
-    common = StageConfig("pretrain", lr=3e-3, batch_size=8, steps=1, max_length=256, precision="float32",
-                         warmup_ratio=0.05, workers=0, log_interval=10, checkpoint_interval=100)  # fmt: skip
+    dialogues, captions = DrawnData(drawing, 4096), DrawnData(drawing, 8192, captions=True)
+    common = StageConfig(
+        "pretrain", lr=3e-3, batch_size=2, steps=600, max_length=256, precision="float32", warmup_ratio=0.05,
+        workers=0, log_interval=20, checkpoint_interval=200,
+    )  # fmt: skip
     vision = VisionConfig(
-        "siglip", hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=2,
+        "siglip", hidden_size=96, intermediate_size=192, num_hidden_layers=4, num_attention_heads=3,
         image_size=64, patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
     )  # fmt: skip
+    text = MambaConfig(d_model=64, n_layer=2, vocab_size=512)
     return Recipe(
         name="tiny",
-        model=ModelConfig(
-            vision, ConnectorConfig(), MambaConfig(d_model=64, n_layer=2, vocab_size=512),
-            image_token_id=2,
-        ),
+        model=ModelConfig(vision, ConnectorConfig(), text, image_token_id=2),
         image=ImageSettings.for_tower(vision),
         parts=FreshParts(_Texts(dialogues, captions)),
         stages=(
-            Stage(replace(common, name="pretrain", steps=200), captions),
-            Stage(replace(common, name="align", steps=60), captions),
-            Stage(replace(common, name="finetune", steps=160, lr=2e-3), dialogues),
+            Stage(common, captions, LLAVA_PLAIN),
+            Stage(replace(common, name="align", steps=80), captions, LLAVA_PLAIN),
+            Stage(replace(common, name="finetune", steps=500, lr=2e-3), dialogues),
         ),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ class Drawing:
             case "word":
                 kinds = [self._read, self._read, self._says, self._ink]
         rng.shuffle(kinds)
-        kinds = list(dict.fromkeys([*kinds, self._describe] if rng.random() < 0.7 else kinds))
+        kinds = list(dict.fromkeys([self._describe, *kinds] if rng.random() < 0.4 else kinds))
         dialogue = [kind(contents, rng) for kind in kinds[: self.turns]]
         rng.shuffle(dialogue)
         return dialogue
