@@ -275,10 +275,16 @@ class TestNumerics:
         model = random_model().to(torch.bfloat16)
         state = State.allocate(CONFIG, 1, dtype=torch.bfloat16)
         wide = random_model()(tokens(1, 16))
+        residuals = []
+        for block in model.backbone.layers:
+            block.register_forward_hook(
+                lambda _, inputs, output: residuals.extend([inputs[0], output])
+            )
         assert state.ssm_state.dtype == torch.float32
         assert all(t.dtype == torch.float32 for t in model.backbone.layers[0].mixer.dynamics())
         logits = model(tokens(1, 16), state=state)
         assert logits.dtype == torch.bfloat16
+        assert {residual.dtype for residual in residuals} == {torch.float32}
         assert relative(logits.float(), wide) < 0.05
 
     def test_float64_stays_float64(self):
