@@ -214,6 +214,21 @@ def test_an_unfinished_submission_leaves_the_old_one(tmp_path: Path) -> None:
     assert out.read_text() == "old"
 
 
+def test_a_submission_never_replaces_a_folder_of_other_things(tmp_path: Path) -> None:
+    for task in ("gqa", "mme"):
+        layout = LAYOUTS[task](tmp_path / task)
+        with pytest.raises(ValueError, match="other things"):
+            submit_file(task, layout.answers, layout.data, tmp_path)
+        assert layout.answers.exists()
+    out = tmp_path / "mme_results"
+    for _ in range(2):
+        submit_file("mme", layout.answers, layout.data, out)
+    assert len(list(out.iterdir())) == 14
+    with pytest.raises(ValueError, match="gqa's submission is a file"):
+        submit_file("gqa", tmp_path / "gqa" / "a.jsonl", tmp_path / "gqa", out)
+    assert len(list(out.iterdir())) == 14
+
+
 def test_vqav2_upload_holds_every_question(tmp_path: Path) -> None:
     layout = LAYOUTS["vqav2"](tmp_path)
     drop_last_answer(layout)

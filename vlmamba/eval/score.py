@@ -88,8 +88,6 @@ def _score(
     grades: Path | Mapping[str, Mapping[str, Any]] | None,
 ) -> Scores:
     pairs, notes = _read_pairs(task, answers, data, allow_missing)
-    if all(text is None for _, text in pairs):
-        raise ValueError(f"{answers}: no question of {task} was answered")
     if task == "mmvet" and grades is not None:
         table = read_grades(grades) if isinstance(grades, Path) else grades
         scores = mmvet.score_grades(pairs, table)
@@ -104,13 +102,18 @@ def submit_file(
 ) -> list[str]:
     """Writes the submission for the benchmark's server or official script to `out`; returns the notes.
 
-    `out` appears whole or not at all. Raises as `score_file`.
+    `out` appears whole or not at all; a file is replaced, a folder only if it is an earlier submission.
+    Raises as `score_file`.
     """
+    if out.is_dir() and any(file.suffix != ".txt" for file in out.iterdir()):
+        raise ValueError(f"{out} is a folder with other things in it; name a new file or folder")
     pairs, notes = _read_pairs(task, answers, data, allow_missing)
     part = out.with_name(f".{out.name}.part")
     try:
         benchmark(task).write_submission(pairs, part)
         if out.is_dir():
+            if not part.is_dir():
+                raise ValueError(f"{out} is a folder; {task}'s submission is a file: name one")
             shutil.rmtree(out)
         os.replace(part, out)
     finally:
