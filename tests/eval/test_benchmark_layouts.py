@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import openpyxl
@@ -58,6 +59,17 @@ def test_every_layout_gets_its_score(layout: Layout, tmp_path: Path) -> None:
     assert content["value"] == scores.value
     assert len(evidence) == len(scores.samples)
     assert {file.name[0] for file in (tmp_path / "out").iterdir()} == {layout.task[0]}
+
+
+def test_data_may_be_llavas_folder_of_all_benchmarks(layout: Layout, tmp_path: Path) -> None:
+    names = {"mme": "MME", "mmvet": "mm-vet", "seed": "seed_bench", "mmmu": "MMMU"}
+    root = tmp_path / "eval"
+    root.mkdir()
+    layout.data.rename(root / names.get(layout.task, layout.task))
+    inside = root / names.get(layout.task, layout.task)
+    grades = inside / layout.grades.name if layout.grades else None
+    moved = replace(layout, data=root, answers=inside / layout.answers.name, grades=grades)
+    assert score(moved).value == pytest.approx(layout.value, abs=0.005)
 
 
 def test_small_data_are_not_taken_for_the_published(layout: Layout) -> None:

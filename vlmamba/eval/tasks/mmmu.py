@@ -236,7 +236,10 @@ def _read_parquet(paths: Sequence[Path]) -> list[Question]:
 def read(data: Path) -> tuple[list[Question], list[str]]:
     """The validation parquet files of the hub's `MMMU/MMMU`, one folder a subject; or, without options and prompts,
     the repository's `answer_dict_val.json`, against which lists of parsed letters can be scored."""
-    paths = sorted([*data.glob("*/validation-*.parquet"), *data.glob("validation-*.parquet")])
+    folders = ("", "*/", "MMMU/*/")
+    paths = sorted(
+        path for folder in folders for path in data.glob(f"{folder}validation-*.parquet")
+    )
     if paths:
         questions = _read_parquet(paths)
         notes = []

@@ -85,7 +85,12 @@ def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
 
 def read(data: Path) -> tuple[list[Question], list[str]]:
     """The official questions with their annotations if there are any, else LLaVA's test-dev list (no answers)."""
-    official = sorted(data.glob("v2_OpenEnded_mscoco_*_questions.json"))
+    official = sorted(
+        [
+            *data.glob("v2_OpenEnded_mscoco_*_questions.json"),
+            *data.glob("vqav2/v2_OpenEnded_mscoco_*_questions.json"),
+        ]
+    )
     if len(official) > 1:
         names = ", ".join(path.name for path in official)
         raise ValueError(f"{data}: several question files ({names}); keep one split in the folder")
@@ -108,7 +113,7 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
 
     content = read_json(official[0])
     subtype = get(content, "data_subtype", str(official[0]), str)
-    path = find_optional(data, f"v2_mscoco_{subtype}_annotations.json")
+    path = find_optional(official[0].parent, f"v2_mscoco_{subtype}_annotations.json")
     annotations = _read_annotations(path) if path else {}
     questions = []
     for place, record in get_records(content, "questions", str(official[0])):
