@@ -250,6 +250,25 @@ def test_vqav2_upload_holds_every_question(tmp_path: Path) -> None:
     assert any("PARTIAL: 1 of 3" in note for note in notes)
 
 
+def test_vqav2_upload_from_llavas_lists(tmp_path: Path) -> None:
+    records = [
+        {"question_id": n, "image": f"{n}.jpg", "text": f"What {n}?{SHORT}"} for n in range(3)
+    ]
+    write_lines(tmp_path / "llava_vqav2_mscoco_test-dev2015.jsonl", records[1:])
+    write_lines(tmp_path / "llava_vqav2_mscoco_test2015.jsonl", records)
+    said = [llava_answer(n, f"What {n}?{SHORT}", "A dog, it's.") for n in (1, 2)]
+    answers = write_lines(tmp_path / "a.jsonl", said)
+    out = tmp_path / "upload.json"
+    submit_file("vqav2", answers, tmp_path, out)
+    assert json.loads(out.read_text()) == [
+        {"question_id": 1, "answer": "dog it 's"},
+        {"question_id": 2, "answer": "dog it 's"},
+        {"question_id": 0, "answer": ""},
+    ]
+    with pytest.raises(ValueError, match="EvalAI"):
+        score_file("vqav2", answers, tmp_path)
+
+
 def test_vqav2_without_annotations_cannot_be_scored(tmp_path: Path) -> None:
     layout = LAYOUTS["vqav2"](tmp_path)
     (tmp_path / "v2_mscoco_val2014_annotations.json").unlink()

@@ -13,7 +13,7 @@ from vlmamba.eval.answers import read_answers
 from vlmamba.eval.pairing import pair_answers
 from vlmamba.eval.reading import read_json
 from vlmamba.eval.task import Pair, Protocol, Scores
-from vlmamba.eval.tasks import benchmark, mmvet
+from vlmamba.eval.tasks import benchmark, mmvet, vqav2
 
 
 def _read_pairs(
@@ -108,6 +108,8 @@ def submit_file(
     if out.is_dir() and any(file.suffix != ".txt" for file in out.iterdir()):
         raise ValueError(f"{out} is a folder with other things in it; name a new file or folder")
     pairs, notes = _read_pairs(task, answers, data, allow_missing)
+    if task == "vqav2":
+        pairs += vqav2.unasked(data, pairs)
     part = out.with_name(f".{out.name}.part")
     try:
         benchmark(task).write_submission(pairs, part)

@@ -68,6 +68,30 @@ def image_name(image_id: int, subtype: str) -> str:
     return f"COCO_{subtype}_{image_id:012d}.jpg"
 
 
+def _read_llava_list(path: Path) -> list[Question]:
+    return [
+        Question(
+            get_id(record, "question_id", place),
+            get(record, "text", place, str),
+            None,
+            get(record, "image", place, str),
+        )
+        for place, record in read_json_lines(path)
+    ]
+
+
+def unasked(data: Path, pairs: Sequence[Pair]) -> list[Pair]:
+    """The questions of test2015 that are not in test-dev: an upload must name them, though nobody was asked them.
+
+    Empty unless LLaVA's `llava_vqav2_mscoco_test2015.jsonl` is there.
+    """
+    name = "llava_vqav2_mscoco_test2015.jsonl"
+    path = find_optional(data, name, f"vqav2/{name}")
+    asked = {question.id for question, _ in pairs}
+    questions = _read_llava_list(path) if path else []
+    return [(question, None) for question in questions if question.id not in asked]
+
+
 def _read_annotations(path: Path) -> dict[str, dict[str, Any]]:
     annotations = {}
     for place, record in get_records(read_json(path), "annotations", str(path)):
@@ -95,20 +119,8 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
         names = ", ".join(path.name for path in official)
         raise ValueError(f"{data}: several question files ({names}); keep one split in the folder")
     if not official:
-        path = find(
-            data,
-            "llava_vqav2_mscoco_test-dev2015.jsonl",
-            "vqav2/llava_vqav2_mscoco_test-dev2015.jsonl",
-        )
-        questions = [
-            Question(
-                get_id(r, "question_id", at),
-                get(r, "text", at, str),
-                None,
-                get(r, "image", at, str),
-            )
-            for at, r in read_json_lines(path)
-        ]
+        name = "llava_vqav2_mscoco_test-dev2015.jsonl"
+        questions = _read_llava_list(find(data, name, f"vqav2/{name}"))
         return questions, ["test questions have no public answers: write a submission for EvalAI"]
 
     content = read_json(official[0])
