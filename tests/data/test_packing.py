@@ -123,7 +123,7 @@ def test_best_fit_wastes_little_and_keeps_every_sample():
 
 
 def test_rows_go_on_over_epochs_and_every_epoch_holds_every_sample_once():
-    packed = Packed(SomeSamples(), batch_size=3, max_length=80, seed=1)
+    packed = Packed(SomeSamples(), batch_size=3, max_length=120, seed=1)
     rows_of_epochs = [[tuple(row) for row in packed._pack(epoch)] for epoch in range(3)]
     assert all(
         Counter(k for row in rows for k in row) == Counter(range(20)) for rows in rows_of_epochs
@@ -135,7 +135,7 @@ def test_rows_go_on_over_epochs_and_every_epoch_holds_every_sample_once():
 
 
 def test_a_batch_is_a_pure_function_of_seed_and_number():
-    one, other = (Packed(SomeSamples(), batch_size=2, max_length=80, seed=4) for _ in range(2))
+    one, other = (Packed(SomeSamples(), batch_size=2, max_length=120, seed=4) for _ in range(2))
     late = other.batch(9)  # before any other
     for index in range(10):
         batch = one.batch(index)
@@ -146,19 +146,19 @@ def test_a_batch_is_a_pure_function_of_seed_and_number():
 
 def test_threads_that_ask_at_once_get_the_same_batches():
     wanted = [5, 0, 30, 2, 17, 9, 40, 1, 33, 3] * 3
-    alone = Packed(SomeSamples(), batch_size=2, max_length=80, seed=4)
-    together = Packed(SomeSamples(), batch_size=2, max_length=80, seed=4)
+    alone = Packed(SomeSamples(), batch_size=2, max_length=120, seed=4)
+    together = Packed(SomeSamples(), batch_size=2, max_length=120, seed=4)
     direct = [alone.batch(index).sample_ids for index in wanted]
     assert [batch.sample_ids for batch in in_order(together, wanted, workers=4)] == direct
 
 
 def test_unreadable_samples_are_left_out_aloud_up_to_a_limit(caplog):
     bad = SomeSamples(unreadable=(3, 7))
-    packed = Packed(bad, batch_size=20, max_length=80, seed=0, max_bad=0.1)
+    packed = Packed(bad, batch_size=20, max_length=120, seed=0, max_bad=0.1)
     assert not {"s3", "s7"} & set(packed.batch(0).sample_ids)
     assert "s3 is unreadable" in caplog.text
     with pytest.raises(ValueError, match="2 samples could not be read, 1 are allowed"):
-        Packed(bad, batch_size=20, max_length=80, seed=0, max_bad=0.05).batch(0)
+        Packed(bad, batch_size=20, max_length=120, seed=0, max_bad=0.05).batch(0)
 
 
 def test_a_sample_that_fits_no_row_is_an_error():
