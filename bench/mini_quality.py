@@ -11,6 +11,7 @@ stop do not matter. Training packs that lie in the same directory are passed ove
 import argparse
 import json
 import math
+import random
 import re
 import sys
 import time
@@ -104,7 +105,7 @@ def main() -> int:
     parser.add_argument("--model", help="model directory or hub id (default: the embedded mini)")
     parser.add_argument("--json", type=Path, help="write the figures there")
     parser.add_argument(
-        "--limit", type=int, help="ask only the first N of every set (marked as partial)"
+        "--limit", type=int, help="ask only N of every set, drawn at random (marked as partial)"
     )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--device", help="cpu or cuda (default: whichever is there)")
@@ -116,7 +117,9 @@ def main() -> int:
     figures = {}
     print(f"{'set':28} {'asked':>6} {'right':>7}   95 % interval")
     for name, questions in question_sets(arguments.data):
-        questions = questions[: arguments.limit]
+        if arguments.limit:
+            random.Random(0).shuffle(questions)  # the packs stand class by class
+            questions = questions[: arguments.limit]
         started = time.perf_counter()
         answers: list[str] = []
         for at in range(0, len(questions), arguments.batch_size):

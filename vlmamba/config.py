@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
+IGNORE_INDEX = -100  # label of a position that is not learnt
+
 VisionLayout = Literal["clip", "siglip"]
 ConnectorKind = Literal["mlp", "mlp-wide", "vss-mlp", "vss-l2"]
 ScanMechanism = Literal["bsm", "csm"]

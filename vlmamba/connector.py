@@ -23,9 +23,10 @@ class VSS(nn.Module):
         self.merge = config.merge
         d_inner = config.expand * width
         self.in_proj = nn.Linear(width, 2 * d_inner, bias=False)
+        sets = 1 if config.share == "layer" else NUM_DIRECTIONS[config.scan]
         self.ssm = nn.ModuleList(
             SelectiveSSM(width, config.d_state, config.d_conv, config.expand, config.dt_rank)
-            for _ in range(1 if config.share == "layer" else NUM_DIRECTIONS[config.scan])
+            for _ in range(sets)
         )
         self.out_proj = nn.Linear(d_inner, width, bias=False)
 
@@ -33,12 +34,12 @@ class VSS(nn.Module):
         """v (b, p, d) on a grid of (h_p, w_p) patches, row-major -> (b, p, d)."""
         orders, inverse = orders_on(self.mechanism, *grid, v.device)  # (directions, p)
         x, z = self.in_proj(v).chunk(2, dim=-1)  # (b, p, e)
-        if len(self.ssm) == 1:
+        ssm = [module for module in self.ssm if isinstance(module, SelectiveSSM)]
+        if len(ssm) == 1:
             sequences = x[:, orders].flatten(0, 1)  # (b * directions, p, e)
-            y = self.ssm[0].scan(sequences).unflatten(0, (len(v), -1))
+            y = ssm[0].scan(sequences).unflatten(0, (len(v), -1))
         else:
-            scans = zip(self.ssm, orders, strict=True)
-            y = torch.stack([ssm.scan(x[:, order]) for ssm, order in scans], 1)
+            y = torch.stack([s.scan(x[:, order]) for s, order in zip(ssm, orders, strict=True)], 1)
         # y (b, directions, p, e): back to patch order, then merged
         direction = torch.arange(len(orders), device=v.device)[:, None]
         y = y[:, direction, inverse]
@@ -47,7 +48,7 @@ class VSS(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear - GELU - Linear (Fig. 2a)."""
+    """Linear - GELU - Linear."""
 
     def __init__(self, d_in: int, d_hidden: int, d_out: int) -> None:
         super().__init__()
@@ -58,11 +59,15 @@ class MLP(nn.Module):
         return self.linear_2(F.gelu(self.linear_1(v)))
 
 
-class MLPConnector(MLP):
-    """The MLP alone, under the signature of a connector."""
+class MLPConnector(nn.Module):
+    """The MLP alone, which looks at no patch's neighbours (Fig. 2a)."""
+
+    def __init__(self, d_vision: int, d_hidden: int, d_model: int) -> None:
+        super().__init__()
+        self.mlp = MLP(d_vision, d_hidden, d_model)
 
     def forward(self, v: Tensor, grid: tuple[int, int]) -> Tensor:
-        return super().forward(v)
+        return self.mlp(v)
 
 
 class VSSMLP(nn.Module):

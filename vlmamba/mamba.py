@@ -196,9 +196,10 @@ class MambaModel(nn.Module):
     def reset_parameters(self) -> None:
         """Embeddings N(0, 0.02); out_proj scaled down by sqrt(n_layer), as in state-spaces/mamba."""
         nn.init.normal_(self.embeddings.weight, std=0.02)
-        for block in self.layers:
-            nn.init.kaiming_uniform_(block.mixer.out_proj.weight, a=math.sqrt(5))
-            block.mixer.out_proj.weight.div_(math.sqrt(self.config.n_layer))
+        for mixer in self.modules():
+            if isinstance(mixer, MambaMixer):
+                nn.init.kaiming_uniform_(mixer.out_proj.weight, a=math.sqrt(5))
+                mixer.out_proj.weight.div_(math.sqrt(self.config.n_layer))
 
     def forward(
         self,

@@ -6,13 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmamba.config import ModelConfig
+from vlmamba.config import IGNORE_INDEX, ModelConfig
 from vlmamba.connector import build_connector
 from vlmamba.mamba import MambaModel
 from vlmamba.state import State
 from vlmamba.vision import VisionTower
-
-IGNORE_INDEX = -100  # label of a position that is not learnt
 
 
 @dataclass

@@ -12,10 +12,9 @@ from PIL import Image
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor
 
-from vlmamba.config import VisionConfig
+from vlmamba.config import IGNORE_INDEX, VisionConfig
 from vlmamba.template import IMAGE_TOKEN, Piece, Template, Turn
 
-IGNORE_INDEX = -100  # label of a position that is not learnt
 MAX_QUESTION_CHARS = 8192
 
 Aspect = Literal["pad", "squash"]

@@ -63,7 +63,7 @@ def photo_source(
         return dialogues.about_object(name, absent, what, rng)
 
     picture = np.repeat(np.arange(len(pack)), per_picture)
-    told = [dialogue(k, random.Random(i)) for i, k in enumerate(picture)]
+    told = [dialogue(int(k), random.Random(i)) for i, k in enumerate(picture)]
     pixels = square_pixels(pack, size)
     return Source(pack.name, pixels, picture, told, policy, share, classes, len(names))
 
@@ -172,5 +172,7 @@ def _words(pack: Pack) -> list[str]:
     if "texts" in pack.meta:
         return [text for text in pack.meta["texts"] if text.isalnum()]
     if "classes" in pack.meta or "names" in pack.meta:
-        return [word for label in pack.classes for word in class_name(label).split() if word.isalpha()]
+        return [
+            word for label in pack.classes for word in class_name(label).split() if word.isalpha()
+        ]
     return []

@@ -48,12 +48,12 @@ class Rows:
 
 @dataclass
 class MixtureBatch(Batch):
-    """A batch, source by source: `counts` says how many consecutive samples each source gave.
+    """A batch of pictures, source by source: `counts` says how many consecutive samples each source gave.
 
     `classes` (b,): the class of each picture in its source, -1 where it has none.
     """
 
-    classes: Tensor | None = None
+    classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     counts: dict[str, int] = field(default_factory=dict)
 
 

@@ -1,5 +1,6 @@
 """Rendered words: what signs, posters and labels look like, in the fonts that a machine has."""
 
+import importlib.util
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,12 +26,9 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 def find_fonts(directories: Sequence[str | Path] = FONT_DIRECTORIES) -> list[str]:
     """The text fonts (.ttf, .otf) below the directories, matplotlib's own included where it is installed."""
     roots = [Path(directory).expanduser() for directory in directories]
-    try:
-        import matplotlib
-
-        roots.append(Path(matplotlib.get_data_path()) / "fonts" / "ttf")
-    except ModuleNotFoundError:
-        pass
+    matplotlib = importlib.util.find_spec("matplotlib")
+    if matplotlib is not None and matplotlib.origin is not None:
+        roots.append(Path(matplotlib.origin).parent / "mpl-data" / "fonts" / "ttf")
     found = {
         path.name.lower(): str(path) for root in roots for path in sorted(root.rglob("*.[to]tf"))
     }
@@ -128,5 +126,5 @@ def _paper(
             Image.linear_gradient("L").rotate(rng.choice((0, 90, 180, 270))).resize((width, height))
         )
         other = Image.new("RGB", (width, height), _shade(colour, rng))
-        strip = Image.composite(other, strip, mask.point(lambda value: value // 2))
+        strip = Image.composite(other, strip, mask.point([value // 2 for value in range(256)]))
     return strip

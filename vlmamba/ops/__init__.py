@@ -38,10 +38,9 @@ def selective_scan(
     """
     b, l, e = u.shape
     n = A.shape[-1]
-    _expect("dt", dt, (b, l, e)), _expect("A", A, (e, n))
-    _expect("B", B, (b, l, n)), _expect("C", C, (b, l, n))
-    _expect("D", D, (e,)), _expect("z", z, (b, l, e)), _expect("dt_bias", dt_bias, (e,))
-    _expect("initial_state", initial_state, (b, e, n)), _expect("reset", reset, (b, l))
+    _expect(dt=(dt, (b, l, e)), A=(A, (e, n)), B=(B, (b, l, n)), C=(C, (b, l, n)))
+    _expect(D=(D, (e,)), z=(z, (b, l, e)), dt_bias=(dt_bias, (e,)))
+    _expect(initial_state=(initial_state, (b, e, n)), reset=(reset, (b, l)))
     y, last = _implementation(u).selective_scan(
         u, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=initial_state, reset=reset
     )
@@ -65,8 +64,8 @@ def causal_conv1d(
     """
     b, l, e = x.shape
     k = weight.shape[-1]
-    _expect("weight", weight, (e, k)), _expect("bias", bias, (e,))
-    _expect("initial_state", initial_state, (b, e, k - 1)), _expect("reset", reset, (b, l))
+    _expect(weight=(weight, (e, k)), bias=(bias, (e,)))
+    _expect(initial_state=(initial_state, (b, e, k - 1)), reset=(reset, (b, l)))
     if activation not in (None, "silu"):
         raise ValueError(f"activation {activation!r} is unknown: use None or 'silu'")
     out, last = _implementation(x).causal_conv1d(
@@ -125,6 +124,8 @@ def _implementation(tensor: Tensor) -> ModuleType:
             return reference
 
 
-def _expect(name: str, tensor: Tensor | None, shape: tuple[int, ...]) -> None:
-    if tensor is not None and tensor.shape != torch.Size(shape):
-        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")
+def _expect(**arguments: tuple[Tensor | None, tuple[int, ...]]) -> None:
+    """Raises ValueError for the first argument that is there and not of its shape."""
+    for name, (tensor, shape) in arguments.items():
+        if tensor is not None and tensor.shape != torch.Size(shape):
+            raise ValueError(f"{name} has shape {tuple(tensor.shape)}, expected {shape}")

@@ -121,9 +121,10 @@ def selective_state_update_ref(
 
     x, dt, z (b, e); A (e, n); B, C (b, n); D, dt_bias (e,). Returns y (b, e) in x's dtype.
     """
-    wide = [t.unsqueeze(1) if t is not None else None for t in (x, dt, B, C, z)]
+    gate = None if z is None else z.unsqueeze(1)
     y, last = selective_scan_ref(
-        wide[0], wide[1], A, wide[2], wide[3], D, wide[4], dt_bias, dt_softplus, initial_state=state
+        x.unsqueeze(1), dt.unsqueeze(1), A, B.unsqueeze(1), C.unsqueeze(1), D, gate, dt_bias, dt_softplus,
+        initial_state=state,
     )  # fmt: skip
     state.copy_(last)
     return y.squeeze(1)

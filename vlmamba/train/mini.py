@@ -63,7 +63,13 @@ def mini_recipe() -> MiniRecipe:
 
 
 def train_mini(
-    recipe: MiniRecipe, data: Path, output: Path, *, device: str, resume: bool = False, until: str = "finetune"
+    recipe: MiniRecipe,
+    data: Path,
+    output: Path,
+    *,
+    device: str,
+    resume: bool = False,
+    until: str = "finetune",
 ) -> Path:
     """Runs the stages up to `until`, each kept in its own folder of `output`; returns the model directory.
 
@@ -72,8 +78,12 @@ def train_mini(
     """
     torch.manual_seed(recipe.seed)
     output.mkdir(parents=True, exist_ok=True)
-    sources = mini_sources(data, recipe.model.vision.image_size, recipe.drawn, recipe.words, recipe.seed)
-    processor = mini_processor(recipe.model, mini_tokenizer(output, sources, recipe.model.text.vocab_size))
+    sources = mini_sources(
+        data, recipe.model.vision.image_size, recipe.drawn, recipe.words, recipe.seed
+    )
+    processor = mini_processor(
+        recipe.model, mini_tokenizer(output, sources, recipe.model.text.vocab_size)
+    )
     stages = _Stages(recipe, sources, processor, output, device, resume)
     model = VLMamba(recipe.model).to(device)
     for name in ("tower", "language", "align", "finetune"):
@@ -123,7 +133,9 @@ class _Stages:
 
     def finetune(self, model: VLMamba) -> None:
         gentle = [replace(s, policy=GENTLE_PHOTO) if s.policy == PHOTO else s for s in self.sources]
-        self.run(model, self.mixture(gentle, self.recipe.finetune), self.recipe.finetune, "finetune")
+        self.run(
+            model, self.mixture(gentle, self.recipe.finetune), self.recipe.finetune, "finetune"
+        )
 
     def mixture(self, sources: Sequence[Source], stage: StageConfig) -> Mixture:
         size = self.recipe.model.vision.image_size
@@ -157,10 +169,14 @@ def mini_tokenizer(output: Path, sources: Sequence[Source], vocab_size: int) -> 
 def mini_processor(config: ModelConfig, tokenizer: Tokenizer) -> Processor:
     """Pictures at the tower's size, mean and deviation one half as SigLIP's."""
     image = ImageSettings(config.vision.image_size, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-    return Processor(tokenizer, image, config.vision.num_patches, image_token_id=config.image_token_id)
+    return Processor(
+        tokenizer, image, config.vision.num_patches, image_token_id=config.image_token_id
+    )
 
 
 def _save_half(state: dict[str, Tensor], path: Path) -> None:
     """Weights as float16, the head left out where it is the embedding table."""
-    kept = {name: t.half().cpu().contiguous() for name, t in state.items() if name != "lm_head.weight"}
+    kept = {
+        name: t.half().cpu().contiguous() for name, t in state.items() if name != "lm_head.weight"
+    }
     save_file(kept, path)

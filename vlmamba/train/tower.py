@@ -92,7 +92,9 @@ def blend(
 
     Returns pixels, labels, and by source the partner and the weight of every picture.
     """
-    pixels, labels = batch.pixel_values.clone(), batch.labels.clone()
+    sharp = batch.pixel_values
+    assert sharp is not None, "every sample of a mixture has a picture"
+    pixels, labels = sharp.clone(), batch.labels.clone()
     blended, start = {}, 0
     for name, count in batch.counts.items():
         if name in heads:
@@ -103,7 +105,7 @@ def blend(
             weight = torch.ones(count, device=device)
             draw = torch.distributions.Beta(MIXUP, MIXUP).sample((half,)).to(device)
             weight[:half] = draw
-            own = batch.pixel_values[start : start + half]
+            own = sharp[start : start + half]
             w = draw.view(-1, 1, 1, 1)
             pixels[start : start + half] = w * own + (1 - w) * own.flip(0)
             labels[start : start + half] = IGNORE_INDEX
