@@ -54,11 +54,11 @@ def test_every_layout_gets_its_score(layout: Layout, tmp_path: Path) -> None:
     assert all(sample.raw is not None and sample.rule for sample in scores.samples)
 
     write_scores(scores, tmp_path / "out")
-    content = json.loads((tmp_path / "out" / f"{layout.task}.json").read_text())
-    evidence = read_lines(tmp_path / "out" / f"{layout.task}.samples.jsonl")
+    content = json.loads((tmp_path / "out" / "scores.json").read_text())
+    evidence = read_lines(tmp_path / "out" / "samples.jsonl")
     assert content["value"] == scores.value
     assert len(evidence) == len(scores.samples)
-    assert {file.name[0] for file in (tmp_path / "out").iterdir()} == {layout.task[0]}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"scores.json", "samples.jsonl"}
 
 
 def test_data_may_be_llavas_folder_of_all_benchmarks(layout: Layout, tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib import import_module
 from pathlib import Path
 from typing import Any, TypeVar
@@ -39,7 +41,23 @@ def find_optional(data: Path, *candidates: str) -> Path | None:
     return next((data / name for name in candidates if (data / name).exists()), None)
 
 
+_paths_read: ContextVar[list[Path] | None] = ContextVar("paths_read", default=None)
+
+
+@contextmanager
+def noting_files() -> Iterator[list[Path]]:
+    """A list that grows by every file read inside: what a result rests on."""
+    paths: list[Path] = []
+    before = _paths_read.set(paths)
+    try:
+        yield paths
+    finally:
+        _paths_read.reset(before)
+
+
 def _check_file(path: Path) -> None:
+    if (paths := _paths_read.get()) is not None:
+        paths.append(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; a file is needed")
     if not path.exists():
@@ -68,8 +86,13 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
     Raises ValueError for a line that is no JSON object.
     """
+    yield from parse_json_lines(read_text(path), path)
+
+
+def parse_json_lines(text: str, path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """As `read_json_lines`, from the text of the file at `path`."""
     # Not splitlines: that would also cut at the Unicode line separators that answers may hold.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
@@ -100,6 +123,13 @@ def read_table(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
             if len(cells) != len(header):
                 raise ValueError(f"{place}: {len(cells)} cells; the header has {len(header)}")
             yield place, dict(zip(header, cells, strict=True))
+
+
+def read_parquet(path: Path) -> list[dict[str, Any]]:
+    """The rows of a .parquet file."""
+    parquet = optional_module("pyarrow.parquet", "a .parquet file")
+    _check_file(path)
+    return parquet.read_table(path).to_pylist()
 
 
 _NAMES = {

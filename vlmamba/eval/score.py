@@ -4,7 +4,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,26 @@ from vlmamba.eval.reading import read_json
 from vlmamba.eval.task import Pair, Protocol, Scores
 from vlmamba.eval.tasks import benchmark, mmvet, vqav2
 
+# What a note begins with where not every question was asked and answered.
+PARTIAL = "PARTIAL"
+
 
 def _read_pairs(
-    task: str, answers: Path, data: Path, allow_missing: bool
+    task: str,
+    answers: Path,
+    data: Path,
+    allow_missing: bool,
+    asked: Container[str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
     module = benchmark(task)
     questions, notes = module.read(data)
+    if asked is not None:
+        num_questions, questions = len(questions), [q for q in questions if q.id in asked]
+        notes = [*notes, f"{PARTIAL}: {len(questions):,} of {num_questions:,} questions asked"]
     pairs = pair_answers(module, questions, read_answers(answers), allow_missing=allow_missing)
     num_missing = sum(text is None for _, text in pairs)
     if num_missing:
-        notes = [*notes, f"PARTIAL: {num_missing:,} of {len(pairs):,} questions have no answer"]
+        notes = [*notes, f"{PARTIAL}: {num_missing:,} of {len(pairs):,} questions have no answer"]
     return pairs, notes
 
 
@@ -65,10 +75,12 @@ def score_file(
     protocol: Protocol = "official",
     allow_missing: bool = False,
     grades: Path | Mapping[str, Mapping[str, Any]] | None = None,
+    asked: Container[str] | None = None,
 ) -> Scores:
     """Scores an answer file against a benchmark's files, `grades` being MM-Vet's.
 
-    Raises ValueError or FileNotFoundError, each with one line that says what to do.
+    `asked`: the ids of the questions that were to be answered; others do not count, and the notes say so.
+    Raises NotScorable where only a server or a judge can tell, ValueError or FileNotFoundError, each with one line that says what to do.
     """
     module = benchmark(task)
     if protocol not in module.PROTOCOLS:
@@ -76,7 +88,7 @@ def score_file(
             f"{task} has no protocol {protocol!r}; it has {', '.join(module.PROTOCOLS)}"
         )
     with _no_collection():
-        return _score(task, answers, data, protocol, allow_missing, grades)
+        return _score(task, answers, data, protocol, allow_missing, grades, asked)
 
 
 def _score(
@@ -86,8 +98,9 @@ def _score(
     protocol: Protocol,
     allow_missing: bool,
     grades: Path | Mapping[str, Mapping[str, Any]] | None,
+    asked: Container[str] | None,
 ) -> Scores:
-    pairs, notes = _read_pairs(task, answers, data, allow_missing)
+    pairs, notes = _read_pairs(task, answers, data, allow_missing, asked)
     if task == "mmvet" and grades is not None:
         table = read_grades(grades) if isinstance(grades, Path) else grades
         scores = mmvet.score_grades(pairs, table)
@@ -125,15 +138,32 @@ def submit_file(
     return notes
 
 
-def write_scores(scores: Scores, folder: Path) -> None:
-    """`<task>.json` with the scores and `<task>.samples.jsonl` with a line of evidence for every sample."""
+def is_partial(scores: Scores) -> bool:
+    """Not every question of the benchmark was asked and answered."""
+    return scores.num_missing > 0 or any(note.startswith(PARTIAL) for note in scores.notes)
+
+
+def write_scores(
+    scores: Scores, folder: Path, pictures: Mapping[str, str | None] | None = None
+) -> None:
+    """`scores.json`, and `samples.jsonl` with a line of evidence for every sample and its picture by question id.
+
+    Both say `partial`, a sample only where it is so.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     content = scores.to_dict()
-    lines = [json.dumps(sample, ensure_ascii=False) for sample in content.pop("samples")]
-    for name, text in (
-        (f"{scores.task}.samples.jsonl", "".join(f"{line}\n" for line in lines)),
-        (f"{scores.task}.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n"),
-    ):
-        part = folder / f".{name}.part"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+    partial = is_partial(scores)
+    lines = []
+    for sample in content.pop("samples"):
+        sample["picture"] = (pictures or {}).get(sample["id"])
+        lines.append(json.dumps(sample | ({"partial": True} if partial else {}), ensure_ascii=False))
+    content["partial"] = partial
+    replace_file(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
+    replace_file(folder / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a file that is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)

@@ -27,6 +27,10 @@ class Question:
             object.__setattr__(self, "keys", (self.id,))
 
 
+class NotScorable(ValueError):
+    """Answers that nobody can score here: they go to the benchmark's server, or to a judge first."""
+
+
 # A question and the raw text that was answered to it, or None.
 Pair = tuple[Question, str | None]
 

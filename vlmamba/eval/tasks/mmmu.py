@@ -14,7 +14,7 @@ from typing import Any
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTER, LETTERS, SHORT
-from vlmamba.eval.reading import find, get, optional_module, read_objects
+from vlmamba.eval.reading import find, get, read_objects, read_parquet
 from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 128
@@ -225,11 +225,10 @@ def _from_row(row: Mapping[str, Any], place: str) -> Question:
 
 
 def _read_parquet(paths: Sequence[Path]) -> list[Question]:
-    parquet = optional_module("pyarrow.parquet", "a .parquet file")
     return [
         _from_row(row, f"{path}, row {number}")
         for path in paths
-        for number, row in enumerate(parquet.read_table(path).to_pylist(), start=1)
+        for number, row in enumerate(read_parquet(path), start=1)
     ]
 
 
