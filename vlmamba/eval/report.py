@@ -227,7 +227,7 @@ def changed_table(report: Report, limit: int = 50) -> Table:
     before, after = report.runs
     rows = []
     for one in report.comparisons:
-        changed = {name: "gained" for name in one.gained} | {name: "lost" for name in one.lost}
+        changed = dict.fromkeys(one.gained, "gained") | dict.fromkeys(one.lost, "lost")
         sides = [
             {sample.id: sample for sample in run.scores[one.task].samples}
             for run in (before, after)

@@ -1,4 +1,4 @@
-"""What a run left behind: `OUT/<task>/scores.json`, `OUT/<task>/samples.jsonl` and, if there is one, `OUT/manifest.json`."""
+"""What a run left behind: scores.json and samples.jsonl in `OUT/<task>`, and `OUT/manifest.json` if it is there."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -114,7 +114,7 @@ def _read_scores(path: Path, task: str, samples: list[Sample]) -> Scores:
     interval = get(record, "interval", place, list)
     if len(interval) != 2:
         raise ValueError(f"{place}: interval must hold two numbers, not {interval!r:.60}")
-    ends = dict(zip(("low", "high"), interval, strict=True))
+    ends = {"low": interval[0], "high": interval[1]}
     notes = get_strings(record, "notes", place)
     if record.get("partial") and not any(note.startswith("PARTIAL") for note in notes):
         notes = [f"PARTIAL: {len(samples):,} questions were asked", *notes]
