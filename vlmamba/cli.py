@@ -11,7 +11,10 @@ from vlmamba import __version__
 from vlmamba.commands.ask import ask
 from vlmamba.commands.chat import chat
 from vlmamba.commands.doctor import doctor
+from vlmamba.commands.eval import evaluate
 from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError
+from vlmamba.commands.report import report
+from vlmamba.commands.score import score
 from vlmamba.commands.train import train
 
 INTERRUPTED = 130  # as a shell reports Ctrl-C
@@ -25,8 +28,9 @@ app = typer.Typer(
     rich_markup_mode=None,  # a third of the time that --help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, chat, train, doctor):
+for command in (ask, chat, train, score, report, doctor):
     app.command()(command)
+app.command("eval")(evaluate)
 
 
 def _print_version(wanted: bool) -> None:

@@ -12,7 +12,7 @@ NAME = "answers.jsonl"
 
 
 class Journal:
-    """`answers.jsonl` of a folder. Of several processes each writes a file of its own, and `merge` makes one of them."""
+    """`answers.jsonl` of a folder. Of several processes each writes its own file; `merge` makes one of all."""
 
     def __init__(self, folder: Path, rank: int = 0, world_size: int = 1) -> None:
         self.folder = folder

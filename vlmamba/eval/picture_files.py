@@ -1,8 +1,10 @@
 """Where the pictures of a benchmark's questions lie."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from vlmamba.eval.plan import Album
 from vlmamba.eval.task import Question
 
 # LLaVA's name of a benchmark's folder, where it is not ours.
@@ -52,3 +54,17 @@ def describe_missing(task: str, missing: Sequence[str], num_pictures: int, data:
         f"{task}: {len(missing):,} of {num_pictures:,} pictures are missing, {missing[0]} first; they belong in "
         f"{usual}: name their folder with --pictures, or pass --allow-missing to leave their questions out"
     )
+
+
+def name_pictures(albums: Sequence[Album], folder: Path) -> dict[str, str | None]:
+    """What the evidence in `folder` calls each question's picture; pictures that come as bytes are written there."""
+    names: dict[str, str | None] = {}
+    for album in albums:
+        name = None if album.picture is None else str(album.picture)
+        if isinstance(album.picture, bytes):
+            suffix = "png" if album.picture.startswith(b"\x89PNG") else "jpg"
+            name = f"pictures/{hashlib.sha256(album.picture).hexdigest()[:16]}.{suffix}"
+            (folder / "pictures").mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(album.picture)
+        names |= {question.id: name for question in album.questions}
+    return names

@@ -19,13 +19,14 @@ from vlmamba.eval.tasks import benchmark, mmvet, vqav2
 PARTIAL = "PARTIAL"
 
 
-def _read_pairs(
+def read_pairs(
     task: str,
     answers: Path,
     data: Path,
     allow_missing: bool,
     asked: Container[str] | None = None,
 ) -> tuple[list[Pair], list[str]]:
+    """The questions with the answers of a file, and notes; arguments and errors as of `score_file`."""
     module = benchmark(task)
     questions, notes = module.read(data)
     if asked is not None:
@@ -80,7 +81,8 @@ def score_file(
     """Scores an answer file against a benchmark's files, `grades` being MM-Vet's.
 
     `asked`: the ids of the questions that were to be answered; others do not count, and the notes say so.
-    Raises NotScorable where only a server or a judge can tell, ValueError or FileNotFoundError, each with one line that says what to do.
+    Raises NotScorableError where only a server or a judge can tell, ValueError or FileNotFoundError, each with one
+    line that says what to do.
     """
     module = benchmark(task)
     if protocol not in module.PROTOCOLS:
@@ -100,7 +102,7 @@ def _score(
     grades: Path | Mapping[str, Mapping[str, Any]] | None,
     asked: Container[str] | None,
 ) -> Scores:
-    pairs, notes = _read_pairs(task, answers, data, allow_missing, asked)
+    pairs, notes = read_pairs(task, answers, data, allow_missing, asked)
     if task == "mmvet" and grades is not None:
         table = read_grades(grades) if isinstance(grades, Path) else grades
         scores = mmvet.score_grades(pairs, table)
@@ -120,7 +122,7 @@ def submit_file(
     """
     if out.is_dir() and any(file.suffix != ".txt" for file in out.iterdir()):
         raise ValueError(f"{out} is a folder with other things in it; name a new file or folder")
-    pairs, notes = _read_pairs(task, answers, data, allow_missing)
+    pairs, notes = read_pairs(task, answers, data, allow_missing)
     if task == "vqav2":
         pairs += vqav2.unasked(data, pairs)
     part = out.with_name(f".{out.name}.part")
@@ -156,7 +158,9 @@ def write_scores(
     lines = []
     for sample in content.pop("samples"):
         sample["picture"] = (pictures or {}).get(sample["id"])
-        lines.append(json.dumps(sample | ({"partial": True} if partial else {}), ensure_ascii=False))
+        lines.append(
+            json.dumps(sample | ({"partial": True} if partial else {}), ensure_ascii=False)
+        )
     content["partial"] = partial
     replace_file(folder / "samples.jsonl", "".join(f"{line}\n" for line in lines))
     replace_file(folder / "scores.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")

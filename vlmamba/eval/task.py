@@ -27,7 +27,7 @@ class Question:
             object.__setattr__(self, "keys", (self.id,))
 
 
-class NotScorable(ValueError):
+class NotScorableError(ValueError):
     """Answers that nobody can score here: they go to the benchmark's server, or to a judge first."""
 
 

@@ -17,7 +17,7 @@ from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.letters import find_letter
 from vlmamba.eval.prompts import LETTER, LETTERS, lettered
 from vlmamba.eval.reading import find, get, optional_module, read_table
-from vlmamba.eval.task import NotScorable, Pair, Protocol, Question, Sample, Scores, percent
+from vlmamba.eval.task import NotScorableError, Pair, Protocol, Question, Sample, Scores, percent
 
 MAX_NEW_TOKENS = 1024
 PROTOCOLS: tuple[Protocol, ...] = ("official", "lmms-eval", "vlmevalkit")
@@ -234,7 +234,7 @@ def answer_key(answer: Answer) -> Hashable:
 def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
     """Circular accuracy over the groups whose every row was answered; `official` and `vlmevalkit` are the same."""
     if any(is_missing(question.gold.get("answer")) for question, _ in pairs):
-        raise NotScorable(
+        raise NotScorableError(
             "this table has no answers; write a submission for the MMBench server instead"
         )
     lacking = {q.gold["index"] % ROTATION for q, text in pairs if text is None}

@@ -16,7 +16,7 @@ import numpy as np
 from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.reading import find, get, get_strings, read_objects
-from vlmamba.eval.task import NotScorable, Pair, Protocol, Question, Sample, Scores
+from vlmamba.eval.task import NotScorableError, Pair, Protocol, Question, Sample, Scores
 
 MAX_NEW_TOKENS = 1024
 PROTOCOLS: tuple[Protocol, ...] = ("official",)
@@ -171,8 +171,8 @@ def answer_key(answer: Answer) -> Hashable:
 
 
 def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
-    """MM-Vet answers have no score of their own. Always raises NotScorable that says how to get one."""
-    raise NotScorable(
+    """MM-Vet answers have no score of their own. Always raises NotScorableError that says how to get one."""
+    raise NotScorableError(
         "MM-Vet answers must be graded first: give a file of grades ({id: {model, content, score}}), "
         "or a judge and the file with its prompt"
     )

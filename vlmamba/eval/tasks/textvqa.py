@@ -83,8 +83,8 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     """`TextVQA_0.5.1_val.json`, with LLaVA's OCR prompts where its jsonl lies beside it.
 
     Several questions share an image, and LLaVA's question_id is the image's: a question goes by (image, question),
-    or by its own number, with its prompt or without. Where a question is asked twice of one image, the later one's answers count for both, as in
-    `eval_textvqa.py`.
+    or by its own number, with its prompt or without. Where a question is asked twice of one image, the later one's
+    answers count for both, as in `eval_textvqa.py`.
     """
     path = find(data, "TextVQA_0.5.1_val.json", "textvqa/TextVQA_0.5.1_val.json")
     llava = find_optional(
@@ -106,7 +106,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
             raise ValueError(f"{place}: {len(answers)} answers; {NUM_ANNOTATORS} are needed")
         prompt = prompts[key] if llava else text + SHORT
         golds[key] = answers
-        questions.append(Question(number, prompt, key, f"{key[0]}.jpg", "", (key, number, (number, key[1]))))
+        questions.append(
+            Question(number, prompt, key, f"{key[0]}.jpg", "", (key, number, (number, key[1])))
+        )
     questions = [replace(question, gold=golds[question.gold]) for question in questions]
     notes = [] if llava else ["prompts without OCR tokens: the paper's column has them"]
     if len(questions) != PUBLISHED_SIZE:

@@ -20,7 +20,16 @@ from vlmamba.eval.reading import (
     read_json,
     read_json_lines,
 )
-from vlmamba.eval.task import NotScorable, Pair, Protocol, Question, Sample, Scores, percent, percent_by
+from vlmamba.eval.task import (
+    NotScorableError,
+    Pair,
+    Protocol,
+    Question,
+    Sample,
+    Scores,
+    percent,
+    percent_by,
+)
 from vlmamba.eval.vqa_accuracy import (
     clean_whitespace,
     normalize,
@@ -174,7 +183,7 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
     """Overall, per answer type and per question type: means x 100, rounded to 2 digits (`vqaEval.py`)."""
     answered = [(question, text) for question, text in pairs if text is not None]
     if any(question.gold is None for question, _ in answered):
-        raise NotScorable(
+        raise NotScorableError(
             "these questions have no public answers; write a submission for EvalAI instead"
         )
     samples = [score_sample(question, text, protocol) for question, text in answered]
