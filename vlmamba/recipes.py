@@ -5,15 +5,21 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Protocol
 
+from torch import nn
+
 from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
 from vlmamba.data.batches import Batches
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.drawn_samples import DrawnData
 from vlmamba.data.llava import LlavaData
+from vlmamba.data.mini import MiniPictures, MiniTexts
+from vlmamba.model import VLMamba
 from vlmamba.parts import FreshParts, Parts, PublicParts
 from vlmamba.processing import ImageSettings, Processor
 from vlmamba.template import LLAVA_PLAIN, Template
+from vlmamba.train.loop import Objective
 from vlmamba.train.stages import StageConfig
+from vlmamba.train.tower import tower_pretraining
 
 
 class Data(Protocol):
@@ -24,6 +30,10 @@ class Data(Protocol):
     ) -> Batches: ...
 
 
+# (model, batches) -> the module that a stage trains in the model's place, sharing weights with it, and its objective.
+Trainee = Callable[[VLMamba, Batches], tuple[nn.Module, Objective]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """One stage of a recipe: how it trains, on what, and in which words (None: the recipe's template)."""
@@ -31,6 +41,7 @@ class Stage:
     config: StageConfig
     data: Data
     template: Template | None = None
+    trainee: Trainee | None = None  # None: the model itself, on next tokens
 
 
 @dataclass(frozen=True)
@@ -95,6 +106,50 @@ class _Texts:
             for data in (self.dialogues, self.captions):
                 for question, answer in data.dialogue(index):
                     yield f"User: {question}\nAssistant: {answer}"
+
+
+def mini() -> Recipe:
+    """The embedded model: a SigLIP-layout tower of nine layers at 128 px, VSS-L2 with BSM, seven Mamba layers.
+
+    Its pictures are packs in a directory (`--set packs=DIR`, see docs/training.md) and drawn ones. No public tower
+    or Mamba is small enough to ship inside a package, so both are pre-trained first, as the paper's were by others:
+    the tower on labelled pictures and questions about them, the language model on the conversations alone.
+    """
+    vision = VisionConfig(
+        "siglip", hidden_size=256, intermediate_size=1024, num_hidden_layers=9, num_attention_heads=4,
+        image_size=128, patch_size=16, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh", feature_layer=-1,
+    )  # fmt: skip
+    text = MambaConfig(d_model=256, n_layer=7, vocab_size=2048)
+    pictures, gentle = MiniPictures(), MiniPictures(gentle=True)
+    tower = StageConfig(
+        "pretrain", lr=1.5e-3, batch_size=1024, steps=3000, max_length=128, weight_decay=0.05, betas=(0.9, 0.98),
+        workers=0, log_interval=50, checkpoint_interval=500,
+    )  # fmt: skip
+    language = replace(tower, name="language", lr=2e-3, batch_size=512, steps=500, max_length=64)
+    align = replace(tower, name="align", lr=2e-3, batch_size=512, steps=300, weight_decay=0.0)
+    finetune = replace(tower, name="finetune", lr=1e-3, batch_size=512, steps=2200)
+    return Recipe(
+        name="mini",
+        model=ModelConfig(vision, ConnectorConfig(), text, image_token_id=2),
+        image=ImageSettings.for_tower(vision),
+        parts=MiniParts((), pictures),
+        stages=(
+            Stage(tower, pictures, trainee=tower_pretraining),
+            Stage(language, MiniTexts()),
+            Stage(align, pictures),
+            Stage(finetune, gentle),
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class MiniParts(FreshParts):
+    """Random weights, and a tokenizer trained on the mini's conversations."""
+
+    data: MiniPictures = MiniPictures()  # noqa: RUF009 - frozen
+
+    def processor(self, config: ModelConfig, image: ImageSettings, template: Template) -> Processor:
+        return FreshParts(self.data.texts()).processor(config, image, template)
 
 
 SIGLIP_SO400M = VisionConfig(
@@ -188,6 +243,7 @@ TABLES: dict[str, Callable[[], Recipe]] = {
 }  # fmt: skip
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
+    "mini": mini,
     "vl-mamba-2.8b": vl_mamba_2_8b,
     **TABLES,
 }

@@ -1,28 +1,12 @@
 """Packs: what is written is read back, and only a pack is a pack."""
 
-import io
-import json
-
 import numpy as np
 import pytest
+from pack_files import write_pack
 from PIL import Image
 
 from vlmamba.data.mini import class_name, training_packs
 from vlmamba.data.packs import open_pack, square_pixels
-
-
-def write_pack(path, pictures, **arrays):
-    """A pack of the real format."""
-    encoded = []
-    for picture in pictures:
-        buffer = io.BytesIO()
-        picture.save(buffer, "WEBP", lossless=True)
-        encoded.append(buffer.getvalue())
-    offsets = np.cumsum([0, *map(len, encoded)]).astype(np.int64)
-    meta = np.frombuffer(json.dumps(arrays.pop("meta", {})).encode(), np.uint8)
-    np.savez(
-        path, blob=np.frombuffer(b"".join(encoded), np.uint8), off=offsets, meta=meta, **arrays
-    )
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_stopped_by_sigterm_and_resumed_equals_never_stopped(tmp_path, monkeypat
             os.kill(os.getpid(), signal.SIGTERM)
         return original(model, batch)
 
-    monkeypatch.setitem(loop.run_stage.__kwdefaults__, "objective", interrupting)
+    monkeypatch.setattr(runner, "language_loss", interrupting)
     output = tmp_path / "stopped"
     assert run("tiny", settings=SMALL, output=output) is None
     assert "go on with --resume" in capsys.readouterr().err

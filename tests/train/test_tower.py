@@ -3,10 +3,10 @@
 import numpy as np
 import torch
 
-from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
+from vlmamba.config import IGNORE_INDEX, ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
 from vlmamba.data.mixture import MixtureBatch
-from vlmamba.model import IGNORE_INDEX
 from vlmamba.train.tower import TowerPretraining, blend
+from vlmamba.vision import VisionTower
 
 CONFIG = ModelConfig(
     VisionConfig("siglip", 16, 32, 2, 2, 8, 4, 1e-6, "gelu_pytorch_tanh", feature_layer=-1),
@@ -29,7 +29,7 @@ def a_batch():
 
 def pretraining():
     torch.manual_seed(0)
-    return TowerPretraining(CONFIG, {"photos": 3}, reader_layers=1)
+    return TowerPretraining(VisionTower(CONFIG.vision), CONFIG, {"photos": 3}, reader_layers=1)
 
 
 def test_blended_pictures_are_not_read():

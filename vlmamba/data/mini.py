@@ -9,22 +9,26 @@ import json
 import logging
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from vlmamba.data import dialogues
-from vlmamba.data.augment import LAYOUT, PHOTO, TEXT, Policy
+from vlmamba.data.augment import GENTLE_PHOTO, LAYOUT, PHOTO, TEXT, Policy
+from vlmamba.data.batches import Batches
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing
-from vlmamba.data.mixture import Source
+from vlmamba.data.mixture import Mixture, Source, Texts
 from vlmamba.data.packs import Pack, find_packs, open_pack, square_pixels
 from vlmamba.data.words import WordPictures, find_fonts
+from vlmamba.processing import Processor
 
 log = logging.getLogger("vlmamba")
 # index -> a picture and a dialogue about it; must be picklable
@@ -144,27 +148,77 @@ def training_packs(directory: str | Path) -> dict[str, Pack]:
     return {name: open_pack(path) for name, path in allowed.items()}
 
 
-def mini_sources(directory: Path, size: int, drawn: int, words: int, seed: int) -> list[Source]:
-    """Everything at hand, with its share of a batch."""
-    packs = training_packs(directory)
-    sources: list[Source | None] = []
-    for name, pack in packs.items():
+@dataclass(frozen=True)
+class MiniPictures:
+    """The mini's pictures and what is said about them: the packs of a directory, and what the package draws.
+
+    gentle: photos keep most of their frame, as in the stages that teach answering.
+    """
+
+    packs: str = "packs"
+    size: int = 128  # pixels
+    drawn: int = 60_000  # pictures of shapes
+    words: int = 60_000  # rendered words
+    seed: int = 0
+    gentle: bool = False
+
+    def sources(self) -> list[Source]:
+        sources = _sources(self.packs, self.size, self.drawn, self.words, self.seed)
+        if not self.gentle:
+            return sources
+        return [replace(s, policy=GENTLE_PHOTO) if s.policy == PHOTO else s for s in sources]
+
+    def batches(self, processor: Processor, batch_size: int, max_length: int, seed: int) -> Batches:
+        """Every batch on the device that trains; dialogues are cut by turns to fit `max_length`."""
+        text = max_length - processor.num_patches
+        return Mixture(self.sources(), processor, batch_size, self.size, seed, text, _device())
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer learns from. Words to be read are left out, so that they are spelt in short pieces."""
+        for source in self.sources():
+            if source.policy != TEXT:
+                for dialogue in source.dialogues:
+                    yield from (f"{question}\n {answer}" for question, answer in dialogue)
+
+
+@dataclass(frozen=True)
+class MiniTexts(MiniPictures):
+    """The same conversations without their pictures, for the language model alone."""
+
+    count: int = 200_000  # conversations
+
+    def batches(self, processor: Processor, batch_size: int, max_length: int, seed: int) -> Batches:
+        told = [dialogue for source in self.sources() for dialogue in source.dialogues]
+        chosen = random.Random(self.seed).sample(told, min(len(told), self.count))
+        return Texts(chosen, processor, batch_size, seed, max_length, _device())
+
+
+@lru_cache(maxsize=1)
+def _sources(packs: str, size: int, drawn: int, words: int, seed: int) -> list[Source]:
+    """Everything at hand, with its share of a batch; kept, since every stage of a run asks for it."""
+    opened = training_packs(packs)
+    found: list[Source | None] = []
+    for name, pack in opened.items():
         if name.startswith("tiny64"):
-            sources.append(photo_source(pack, 18, 64, "photo", per_picture=1))
+            found.append(photo_source(pack, 18, 64, "photo", per_picture=1))
         elif name.startswith("cifar10"):
-            sources.append(photo_source(pack, 12, 32, "small photo", per_picture=1))
+            found.append(photo_source(pack, 12, 32, "small photo", per_picture=1))
         elif name.startswith("caltech101"):
-            sources.append(photo_source(pack, 14, size, "picture", per_picture=6))
+            found.append(photo_source(pack, 14, size, "picture", per_picture=6))
         elif name.startswith("clothing"):
-            sources.append(photo_source(pack, 6, size, "photo", per_picture=6))
+            found.append(photo_source(pack, 6, size, "photo", per_picture=6))
         elif name.startswith("iiit5k"):
-            sources.append(sign_source(pack, 4, size, per_picture=4))
-    sources.append(easy_vqa_source(8))
-    spoken = tuple(sorted({word for pack in packs.values() for word in _words(pack)}))
-    sources.append(drawn_source("drawn", Drawing(size=size, seed=seed).draw, drawn, LAYOUT, 10))
+            found.append(sign_source(pack, 4, size, per_picture=4))
+    found.append(easy_vqa_source(8))
+    spoken = tuple(sorted({word for pack in opened.values() for word in _words(pack)}))
+    found.append(drawn_source("drawn", Drawing(size=size, seed=seed).draw, drawn, LAYOUT, 10))
     lettering = WordPictures(spoken, tuple(find_fonts()), size, seed)
-    sources.append(drawn_source("words", lettering.draw, words, TEXT, 8))
-    return [source for source in sources if source is not None]
+    found.append(drawn_source("words", lettering.draw, words, TEXT, 8))
+    return [source for source in found if source is not None]
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _words(pack: Pack) -> list[str]:

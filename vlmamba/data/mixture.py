@@ -70,6 +70,7 @@ class Mixture:
         batch_size: int,
         image_size: int,
         seed: int,
+        max_text_tokens: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
         total = sum(source.share for source in sources)
@@ -78,7 +79,9 @@ class Mixture:
         self.seed = seed
         self.device = torch.device(device)
         self.sources = [
-            _OnDevice(source, encode(source.dialogues, processor, pictures=1), seed, self.device)
+            _OnDevice(
+                source, encode(source.dialogues, processor, 1, max_text_tokens), seed, self.device
+            )
             for source in sources
         ]
 
@@ -116,9 +119,10 @@ class Texts:
         processor: Processor,
         batch_size: int,
         seed: int,
+        max_text_tokens: int = 64,
         device: torch.device | str = "cpu",
     ) -> None:
-        rows = encode(dialogues, processor, pictures=0)
+        rows = encode(dialogues, processor, 0, max_text_tokens)
         self.input_ids = torch.from_numpy(rows.input_ids).to(device).long()
         self.labels = torch.from_numpy(rows.labels).to(device).long()
         self.order = _Order(len(dialogues), seed)
@@ -133,7 +137,7 @@ class Texts:
 
 
 def encode(
-    dialogues: Sequence[Dialogue], processor: Processor, pictures: int, max_text_tokens: int = 64
+    dialogues: Sequence[Dialogue], processor: Processor, pictures: int, max_text_tokens: int
 ) -> Rows:
     """Ids and labels of dialogues about `pictures` pictures each; turns past `max_text_tokens` are left out."""
     limit = pictures * processor.num_patches + max_text_tokens

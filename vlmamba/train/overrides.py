@@ -1,7 +1,7 @@
 """`--set key=value`: a recipe with single settings changed, by dotted names; an unknown name is an error.
 
-Names follow the recipe: `seed`, `model.connector.kind`, `align.lr`, `finetune.data.file`. The name of a stage's
-setting alone, `steps`, sets it in every stage.
+Names follow the recipe: `seed`, `model.connector.kind`, `align.lr`, `finetune.data.file`. The name of a stage's or a
+data set's setting alone, `steps` or `packs`, sets it wherever it stands outside the model.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,16 +26,13 @@ def apply(recipe: Recipe, settings: Sequence[str]) -> Recipe:
         if not equals:
             raise ValueError(f"--set {setting}: write it as key=value")
         known = dict(flat(recipe))
-        stage_fields = {field.name for field in fields(StageConfig)} - {"name"}
-        if key in stage_fields and key not in known:
-            stages = (f"{stage.config.name}.{key}" for stage in recipe.stages)
-        elif key in known:
-            stages = (key,)
-        else:
-            near = get_close_matches(key, [*known, *stage_fields], 1)
+        shared = [name for name in known if not name.startswith(("model.", "image.", "template."))]
+        names = [key] if key in known else [name for name in shared if name.endswith(f".{key}")]
+        if not names:
+            near = get_close_matches(key, [*known, *(name.split(".")[-1] for name in shared)], 1)
             hint = f": did you mean {near[0]}?" if near else ""
             raise ValueError(f"--set {setting}: there is no setting {key!r}{hint}")
-        for name in stages:
+        for name in names:
             recipe = _set(recipe, name, text)
     return recipe
 

@@ -17,7 +17,7 @@ from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
 from vlmamba.train import checkpoint, overrides
 from vlmamba.train.dry_run import describe
-from vlmamba.train.loop import run_stage
+from vlmamba.train.loop import language_loss, run_stage
 from vlmamba.train.stages import freeze_for
 
 
@@ -122,19 +122,23 @@ def _stage(
 ) -> bool:
     """Runs a stage, or takes its result where it is finished already; returns whether it is."""
     stage = entry.config
-    if resume:
-        freeze_for(model, stage.name)
-        found = checkpoint.load_newest(directory / "checkpoints")
-        if found is not None and found.finished:
-            checkpoint.restore_weights(model, found)
-            return True
     if entry.template is not None:
         processor = copy(processor)
         processor.template = entry.template
     batches = entry.data.batches(processor, stage.batch_size, stage.max_length, stage.seed)
+    trainee, objective = model, language_loss
+    if entry.trainee is not None:
+        trainee, objective = entry.trainee(model, batches)
+    if resume:
+        freeze_for(trainee, stage.name)
+        found = checkpoint.load_newest(directory / "checkpoints")
+        if found is not None and found.finished:
+            checkpoint.restore_weights(trainee, found)
+            return True
     result = run_stage(
-        model, batches, stage, directory, config={"recipe": recipe.name}, resume=resume
-    )
+        trainee, batches, stage, directory,
+        objective=objective, config={"recipe": recipe.name}, resume=resume,
+    )  # fmt: skip
     return result.finished
 
 

@@ -12,9 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmamba.config import ConnectorConfig, ModelConfig
+from vlmamba.config import IGNORE_INDEX, ConnectorConfig, ModelConfig
+from vlmamba.data.batches import Batches
 from vlmamba.data.mixture import Mixture, MixtureBatch
-from vlmamba.model import IGNORE_INDEX, VLMamba
+from vlmamba.model import VLMamba
+from vlmamba.train.loop import Objective
 from vlmamba.vision import VisionTower
 
 LABEL_SMOOTHING = 0.1
@@ -25,22 +27,23 @@ class TowerPretraining(nn.Module):
     """The tower with its heads and its reader; the forward pass returns the loss of a batch."""
 
     def __init__(
-        self, config: ModelConfig, num_classes: dict[str, int], reader_layers: int = 3
+        self,
+        tower: VisionTower,
+        config: ModelConfig,
+        num_classes: dict[str, int],
+        reader_layers: int = 3,
     ) -> None:
         super().__init__()
+        width = config.vision.hidden_size
         reader = replace(
             config,
             connector=ConnectorConfig(kind="mlp"),
             text=replace(config.text, n_layer=reader_layers),
         )
         self.reader = VLMamba(reader)
-        self.norm = nn.LayerNorm(config.vision.hidden_size)
-        self.heads = nn.ModuleDict(
-            {
-                name: nn.Linear(config.vision.hidden_size, count)
-                for name, count in num_classes.items()
-            }
-        )
+        self.reader.model.vision_tower = tower
+        self.norm = nn.LayerNorm(width)
+        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in num_classes.items()})
 
     @property
     def tower(self) -> VisionTower:
@@ -114,6 +117,16 @@ def blend(
     return pixels, labels, blended
 
 
-def num_classes(mixture: Mixture) -> dict[str, int]:
-    """The class heads that a mixture asks for."""
-    return {source.name: source.num_classes for source in mixture.sources if source.num_classes}
+def tower_pretraining(model: VLMamba, batches: Batches) -> tuple[TowerPretraining, Objective]:
+    """The tower of `model` with heads for every source of a mixture that has classes, and the objective."""
+    if not isinstance(batches, Mixture):
+        raise ValueError("a tower is pre-trained on a mixture of pictures with classes")
+    classes = {source.name: source.num_classes for source in batches.sources if source.num_classes}
+    tower = model.model.vision_tower
+    return TowerPretraining(tower, model.config, classes).to(model.device), _mean_as_one_token
+
+
+def _mean_as_one_token(model: TowerPretraining, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
+    """The loss in the form that the loop sums."""
+    loss = model(batch)
+    return loss, torch.ones((), dtype=torch.long, device=loss.device)
