@@ -66,6 +66,7 @@ class SelectiveSSM(nn.Module):
         self.dt_proj = DtProjection(self.dt_rank, d_inner)
         self.A_log = nn.Parameter(torch.empty(d_inner, d_state))
         self.D = nn.Parameter(torch.empty(d_inner))
+        self._kept: tuple[list, tuple] | None = None
         self.reset_ssm_parameters()
 
     @torch.no_grad()
@@ -121,13 +122,34 @@ class SelectiveSSM(nn.Module):
     def step(self, x: Tensor, z: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         """`scan` of one position: x, z (b, e) -> (b, e), `state` updated in place."""
         conv_state, ssm_state = state
-        weight = self.conv1d.weight.squeeze(1)
-        convolved = causal_conv1d_update(x, conv_state, weight, self.conv1d.bias, "silu")
+        weight, bias, A, D, dt_bias = self._constants()
+        convolved = causal_conv1d_update(x, conv_state, weight, bias, "silu")
         dt, B, C = self._select(convolved)
-        A, D, dt_bias = self.dynamics()
         return selective_state_update(
             ssm_state, convolved, dt, A, B, C, D, z, dt_bias, dt_softplus=True
         )
+
+    def _constants(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+        """The convolution's weight and bias and the dynamics, in float32 at least, kept between steps.
+
+        They depend on no input, and making them anew takes longer than the step's own arithmetic. A changed
+        or moved parameter shows in its version or its place.
+        """
+        conv = self.conv1d
+        used = [
+            p
+            for p in (conv.weight, conv.bias, self.A_log, self.D, self.dt_proj.bias)
+            if p is not None
+        ]
+        if torch.is_grad_enabled() or any(p.is_inference() for p in used):
+            return conv.weight.squeeze(1), conv.bias, *self.dynamics()
+        key = [(p.data_ptr(), p._version, p.dtype) for p in used]
+        if self._kept is None or self._kept[0] != key:
+            A, D, dt_bias = self.dynamics()
+            weight = conv.weight.squeeze(1).to(A.dtype)
+            bias = None if conv.bias is None else conv.bias.to(A.dtype)
+            self._kept = (key, (weight, bias, A, D, dt_bias))
+        return self._kept[1]
 
     def _select(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The input-dependent dt (.., e), B and C (.., n) of x (.., e)."""
