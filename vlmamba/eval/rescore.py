@@ -7,7 +7,7 @@ from vlmamba.eval.contents import Contents
 from vlmamba.eval.grading import Grading
 from vlmamba.eval.outcome import Outcome, conclude
 from vlmamba.eval.picture_files import name_pictures
-from vlmamba.eval.plan import group_by_picture
+from vlmamba.eval.plan import group_by_picture, with_pictures
 from vlmamba.eval.task import Protocol
 
 
@@ -44,7 +44,8 @@ def score_answers(
     elif before is not None and before["model"].get("fingerprint") is not None:
         raise ValueError(f"{out} is the output of {before['model']['name']}: name another folder")
     contents = Contents.read(task, data, extra_pictures)
-    names = name_pictures(group_by_picture(contents.questions, contents.files), folder)
+    shown = with_pictures(contents.questions, contents.files)
+    names = name_pictures(group_by_picture(shown, contents.files), folder)
     outcome = conclude(
         task,
         answers,

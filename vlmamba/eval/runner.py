@@ -36,7 +36,7 @@ from vlmamba.eval.journal import Journal
 from vlmamba.eval.meter import Meter
 from vlmamba.eval.outcome import Outcome, conclude
 from vlmamba.eval.picture_files import describe_missing, name_pictures
-from vlmamba.eval.plan import Album, batches, group_by_picture, limited
+from vlmamba.eval.plan import Album, batches, group_by_picture, limited, with_pictures
 from vlmamba.eval.processes import Processes
 from vlmamba.eval.task import Protocol
 from vlmamba.eval.tasks import benchmark
@@ -70,16 +70,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Plan:
-    """One benchmark of a run: what will be asked, and how the manifest describes it."""
+    """One benchmark of a run: what is asked, picture by picture and in the benchmark's order, and its entry in the
+    manifest."""
 
     task: str
     albums: list[Album]
+    asked: list[str]
     entry: dict[str, Any]
-
-    @property
-    def asked(self) -> list[str]:
-        """The ids of the questions that will be asked, in the order of the asking."""
-        return [question.id for album in self.albums for question in album.questions]
 
 
 def make_plan(task: str, settings: Settings) -> Plan:
@@ -102,12 +99,11 @@ def make_plan(task: str, settings: Settings) -> Plan:
         raise ValueError(
             f"{task}: {settings.data} holds no prompts to ask; {'; '.join(contents.notes)}"
         )
-    if missing and not (settings.allow_missing and len(missing) < len(questions)):
+    asked = with_pictures(questions, files)
+    if missing and not (settings.allow_missing and asked):
         raise ValueError(describe_missing(task, missing, len(files) + len(missing), settings.data))
-    albums = group_by_picture(questions, files)
     if settings.limit is not None:
-        albums = limited(albums, settings.limit, task)
-    asked = [question for album in albums for question in album.questions]
+        asked = limited(asked, settings.limit, task)
     entry = {
         "partial": len(asked) < len(questions),
         "protocol": settings.protocol,
@@ -117,7 +113,7 @@ def make_plan(task: str, settings: Settings) -> Plan:
         "max_new_tokens": settings.max_new_tokens or module.MAX_NEW_TOKENS,
         "batch_size": settings.batch_size,
     }
-    return Plan(task, albums, entry)
+    return Plan(task, group_by_picture(asked, files), [q.id for q in asked], entry)
 
 
 def describe_model(vlm: VLM, source: str | None) -> dict[str, Any]:
