@@ -1,7 +1,6 @@
 """`vlmamba report`: runs side by side, as text for people, papers and programs, or as a page with every sample."""
 
 import json
-import os
 import sys
 from enum import Enum
 from pathlib import Path
@@ -53,6 +52,7 @@ def report(
     """
     from vlmamba.eval.report import make_report
     from vlmamba.eval.runs import read_runs
+    from vlmamba.eval.score import replace_file
 
     chosen = _format(format, output, json_output)
     with failing_with(BAD_USAGE):
@@ -61,11 +61,14 @@ def report(
             raise ValueError(f"{output} {what}; name a file")
         text = _write(make_report(read_runs(runs), diff=diff), chosen)
         if output is not None:
-            part = output.with_name(f".{output.name}.part")
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-            os.replace(part, output)
+            replace_file(output, _encodable(text, "utf-8"))
     if output is None:
-        sys.stdout.write(text)
+        print(_encodable(text, sys.stdout.encoding), end="")
+
+
+def _encodable(text: str, encoding: str) -> str:
+    """Answers may hold half of a surrogate pair, and a terminal may know few signs: those are written as escapes."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _format(format: Format | None, output: Path | None, json_output: bool) -> str:

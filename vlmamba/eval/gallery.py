@@ -46,6 +46,7 @@ def as_html(report: Report) -> str:
     lacking = len(paths) - sum(map(bool, thumbnails))
     page = files("vlmamba.eval") / "page"
     parts = {
+        "title": html.escape(f"Benchmarks: {', '.join(map(label, report.runs))}"),
         "css": (page / "gallery.css").read_text("utf-8"),
         "js": (page / "gallery.js").read_text("utf-8"),
         "summary": _summary(report, lacking, len(paths)),

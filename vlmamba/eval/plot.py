@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 from vlmamba.eval.paper_table import COLUMNS, VL_MAMBA
 from vlmamba.eval.report import label, tasks_of
-from vlmamba.eval.runs import Run, is_partial
+from vlmamba.eval.runs import Run
+from vlmamba.eval.score import is_partial
 
 FULL_SCALE = {"mme": 2000.0}
-_LEFT, _WIDTH, _RIGHT = 84, 560, 72  # of names, bars and numbers, in SVG units
+_LEFT, _WIDTH, _RIGHT = 76, 400, 72  # of names, bars and numbers, in SVG units
 _BAR, _GAP, _TOP = 16, 14, 10
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from vlmamba.eval.paired import Comparison, compare
 from vlmamba.eval.paper_table import COLUMNS, ROWS, VL_MAMBA
-from vlmamba.eval.runs import Run, is_partial, why_partial
+from vlmamba.eval.runs import Run, why_partial
+from vlmamba.eval.score import is_partial
 from vlmamba.eval.tables import Table, latex_text, to_latex, to_markdown
 from vlmamba.eval.task import Scores
 
@@ -65,7 +66,7 @@ def _partial_remarks(runs: Sequence[Run]) -> list[str]:
 
 
 def _mixed_remarks(runs: Sequence[Run]) -> list[str]:
-    """What makes scores of one benchmark incomparable: protocol, metric, number of questions, version of the files."""
+    """What makes scores of one benchmark incomparable: protocol, metric, questions, versions of files and parser."""
     remarks = []
     for task in tasks_of(runs):
         present = [run for run in runs if task in run.scores]
@@ -74,7 +75,6 @@ def _mixed_remarks(runs: Sequence[Run]) -> list[str]:
             "metrics": [run.scores[task].metric for run in present],
             "numbers of questions": [f"{run.scores[task].num_questions:,}" for run in present],
             "files": [_short(_hashes(run, task)) for run in present],
-            "prompts": [_short(run.asked(task).get("prompts_sha256")) for run in present],
             "parsers": [_short(run.asked(task).get("parser_sha256")) for run in present],
         }
         for kind, values in kinds.items():
@@ -84,7 +84,22 @@ def _mixed_remarks(runs: Sequence[Run]) -> list[str]:
                     for run, value in zip(present, values, strict=True)
                 )
                 remarks.append(f"{COLUMNS[task]}: not comparable, different {kind}: {named}")
+        remarks += [
+            f"{COLUMNS[task]}: not comparable, {number:,} questions of {run.name} have another prompt or "
+            f"correct answer than those of {present[0].name}"
+            for run in present[1:]
+            for number in [_num_changed_questions(present[0].scores[task], run.scores[task])]
+            if number
+        ]
     return remarks
+
+
+def _num_changed_questions(one: Scores, other: Scores) -> int:
+    asked = {sample.id: (sample.prompt, sample.gold) for sample in one.samples}
+    return sum(
+        sample.id in asked and asked[sample.id] != (sample.prompt, sample.gold)
+        for sample in other.samples
+    )
 
 
 def _hashes(run: Run, task: str) -> str:
@@ -103,7 +118,11 @@ def _short(value: object) -> str:
 def _cell(scores: Scores | None) -> str:
     if scores is None:
         return "-"
-    return f"{scores.value:.1f}{DAGGER if is_partial(scores) else ''}"
+    return f"{scores.value:.1f}{_dagger(scores)}"
+
+
+def _dagger(scores: Scores) -> str:
+    return DAGGER if is_partial(scores) else ""
 
 
 def paper_table(runs: Sequence[Run]) -> Table:
@@ -130,7 +149,7 @@ def score_table(runs: Sequence[Run]) -> Table:
     rows = [
         [
             COLUMNS[task],
-            label(run),
+            f"{run.name} (partial)" if is_partial(run.scores[task]) else run.name,
             run.scores[task].metric,
             run.scores[task].protocol,
             _cell(run.scores[task]),
@@ -156,7 +175,7 @@ def category_tables(runs: Sequence[Run]) -> list[Table]:
         groups: dict[tuple[str, ...], list[str]] = {}
         for run in present:
             for name, entries in run.scores[task].tables.items():
-                if isinstance(entries, dict) and name not in groups.setdefault(tuple(entries), []):
+                if name not in groups.setdefault(tuple(entries), []):
                     groups[tuple(entries)].append(name)
         lists: dict[tuple[str, str], None] = {}
         for keys, names in groups.items():
@@ -185,8 +204,7 @@ def _crossed(task: str, names: list[str], keys: tuple[str, ...], runs: list[Run]
 
 def _entry(run: Run, task: str, name: str, key: str) -> str:
     value = run.scores[task].tables.get(name, {}).get(key)
-    dagger = DAGGER if is_partial(run.scores[task]) and value is not None else ""
-    return "-" if value is None else f"{_figure(value)}{dagger}"
+    return "-" if value is None else f"{_figure(value)}{_dagger(run.scores[task])}"
 
 
 def _figure(value: Any) -> str:
@@ -205,8 +223,8 @@ def diff_table(report: Report) -> Table:
         [
             COLUMNS[one.task],
             one.metric,
-            f"{one.before:.1f}",
-            f"{one.after:.1f}",
+            f"{one.before:.1f}{_dagger(before.scores[one.task])}",
+            f"{one.after:.1f}{_dagger(after.scores[one.task])}",
             f"{one.difference:+.2f}",
             "{:+.2f} to {:+.2f}".format(*one.interval),
             f"{len(one.gained):,}",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vlmamba.eval.reading import get, get_strings, read_json, read_json_lines
+from vlmamba.eval.score import PARTIAL, is_partial
 from vlmamba.eval.task import Protocol, Sample, Scores
 from vlmamba.eval.tasks import NAMES
 
@@ -40,15 +41,13 @@ class Run:
         return any(map(is_partial, self.scores.values()))
 
 
-def is_partial(scores: Scores) -> bool:
-    """Whether questions were not asked or not answered: such a score is not the benchmark's."""
-    return scores.num_missing > 0 or any(note.startswith("PARTIAL") for note in scores.notes)
-
-
 def why_partial(scores: Scores) -> str:
     """One phrase for readers of a report."""
-    noted = [note.removeprefix("PARTIAL:").strip() for note in scores.notes if "PARTIAL" in note]
-    return "; ".join(noted) or f"{scores.num_missing:,} of {scores.num_questions:,} missing"
+    noted = [note[len(PARTIAL) :].lstrip(": ") for note in scores.notes if note.startswith(PARTIAL)]
+    return (
+        "; ".join(noted)
+        or f"{scores.num_missing:,} of {scores.num_questions:,} questions have no answer"
+    )
 
 
 def read_runs(folders: Sequence[Path]) -> list[Run]:
@@ -115,19 +114,23 @@ def _read_scores(path: Path, task: str, samples: list[Sample]) -> Scores:
     if len(interval) != 2:
         raise ValueError(f"{place}: interval must hold two numbers, not {interval!r:.60}")
     ends = {"low": interval[0], "high": interval[1]}
+    tables = get(record, "tables", place, dict)
+    if not all(isinstance(entries, dict) for entries in tables.values()):
+        raise ValueError(f"{place}: tables must hold objects; score {task} again")
     notes = get_strings(record, "notes", place)
-    if record.get("partial") and not any(note.startswith("PARTIAL") for note in notes):
-        notes = [f"PARTIAL: {len(samples):,} questions were asked", *notes]
+    num_missing = get(record, "num_missing", place, int)
+    if record.get("partial") and not num_missing and not any(n.startswith(PARTIAL) for n in notes):
+        notes = [f"{PARTIAL}: not all questions were asked", *notes]
     return Scores(
         task,
         cast(Protocol, get(record, "protocol", place, str)),
         get(record, "metric", place, str),
         _number(record, "value", place),
         (_number(ends, "low", place), _number(ends, "high", place)),
-        get(record, "tables", place, dict),
+        tables,
         samples,
         get(record, "num_questions", place, int),
-        get(record, "num_missing", place, int),
+        num_missing,
         notes,
     )
 

@@ -9,6 +9,7 @@ const { runs, tasks, items } = JSON.parse($("data").textContent);
 const pictures = JSON.parse($("pictures").textContent);
 const list = $("list");
 const tall = $("tall");
+const stacked = matchMedia("(max-width: 760px)"); // the detail lies below the list, as in the style sheet
 const selects = Object.fromEntries(
   ["task", "category", "run", "verdict", "rule", "change"].map((name) => [name, $(name)]),
 );
@@ -152,7 +153,10 @@ function rowOf(one, number) {
   row.setAttribute("role", "option");
   row.setAttribute("aria-setsize", String(found.length));
   row.setAttribute("aria-posinset", String(number + 1));
-  row.addEventListener("click", () => choose(number));
+  row.addEventListener("click", () => {
+    choose(number);
+    if (stacked.matches) $("detail").scrollIntoView({ block: "start" });
+  });
   return row;
 }
 
