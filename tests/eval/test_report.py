@@ -88,7 +88,8 @@ def test_markdown_holds_every_score_interval_and_category(ten: Path, report_of) 
     code, text, error = report_of(ten)
     assert (code, error) == (0, "")
     assert (
-        "| POPE | run | mean F1 of the categories | official | 55.6 | 0.0 to 66.7 | 84.4 |" in text
+        "| POPE | run | 55.6 | 0.0 to 66.7 | 84.4 | 6 | 0 | mean F1 of the categories | official |"
+        in text
     )
     assert "| random | run | 1 | 1 | 0 | 0 | 0.5000 | 0.5000 | 1.0000 | 0.6667 | 1.0000 |" in text
     assert "| structural: query | 50.00 of 2 |" in text
@@ -137,8 +138,8 @@ def test_a_partial_score_is_marked_in_every_output(tmp_path: Path, report_of) ->
     whole = scores("seed", [sample(n, 1.0) for n in range(4)])
     run = write_run(tmp_path / "run", part, whole)
     text = report_of(run)[1]
-    assert "| GQA | run (partial) | accuracy | official | 100.0† |" in text
-    assert "| SEED | run | accuracy | official | 100.0 |" in text
+    assert "| GQA | run (partial) | 100.0† | 0.0 to 100.0 |" in text
+    assert "| SEED | run | 100.0 | 0.0 to 100.0 |" in text
     assert "† run, GQA: partial: 6 of 10 questions have no answer" in text
     assert re.search(r"\| run \(partial\) \| - \| - \| - \| - \| 100.0† \|", text)
     assert r"100.0$^{\dagger}$" in report_of(run, "--format", "latex")[1]

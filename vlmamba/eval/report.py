@@ -145,26 +145,27 @@ def paper_table(runs: Sequence[Run]) -> Table:
 
 
 def score_table(runs: Sequence[Run]) -> Table:
-    """A row for every score: its interval, its protocol, how many questions, and the paper's number."""
+    """A row for every score: its interval, the paper's number, how many questions, metric and protocol."""
     rows = [
         [
             COLUMNS[task],
-            f"{run.name} (partial)" if is_partial(run.scores[task]) else run.name,
-            run.scores[task].metric,
-            run.scores[task].protocol,
-            _cell(run.scores[task]),
-            "{:.1f} to {:.1f}".format(*run.scores[task].interval),
+            f"{run.name} (partial)" if is_partial(scores) else run.name,
+            _cell(scores),
+            "{:.1f} to {:.1f}".format(*scores.interval),
             f"{VL_MAMBA.scores[task]:.1f}",
-            f"{run.scores[task].num_questions:,}",
-            f"{run.scores[task].num_missing:,}",
+            f"{scores.num_questions:,}",
+            f"{scores.num_missing:,}",
+            scores.metric,
+            scores.protocol,
         ]
         for task in tasks_of(runs)
         for run in runs
         if task in run.scores
+        for scores in [run.scores[task]]
     ]
-    header = ["Benchmark", "Run", "Metric", "Protocol", "Score", "95 % interval"]
-    header += ["VL-Mamba (paper)", "Questions", "Missing"]
-    return Table("Scores with 95 % bootstrap intervals", header, rows, num_labels=4)
+    header = ["Benchmark", "Run", "Score", "95 % interval", "VL-Mamba (paper)", "Questions"]
+    header += ["Missing", "Metric", "Protocol"]
+    return Table("Scores with 95 % bootstrap intervals", header, rows, num_labels=2)
 
 
 def category_tables(runs: Sequence[Run]) -> list[Table]:

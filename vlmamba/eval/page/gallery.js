@@ -118,11 +118,10 @@ function draw() {
   else list.removeAttribute("aria-activedescendant");
 }
 
-function pictureOf(one) {
+function thumbnailOf(one) {
+  if (!pictures.length) return [];
   const source = one.picture >= 0 && pictures[one.picture];
-  return source
-    ? element("img", { src: source, alt: "" })
-    : element("span", { className: "blank", ariaHidden: "true" });
+  return [source ? element("img", { src: source, alt: "" }) : element("span", { className: "blank" })];
 }
 
 function badge(answer) {
@@ -140,7 +139,7 @@ function rowOf(one, number) {
   const row = element(
     "div",
     { className: "row", id: `row-${number}` },
-    pictureOf(one),
+    ...thumbnailOf(one),
     element(
       "div",
       { className: "lines" },
