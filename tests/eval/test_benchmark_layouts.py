@@ -571,3 +571,16 @@ def test_scoring_needs_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_a_rotation_may_name_the_row_that_has_its_picture(tmp_path: Path) -> None:
+    layout = LAYOUTS["mmbench"](tmp_path)
+    path = tmp_path / "mmbench_dev_20230712.tsv"
+    header, *rows = [line.split("\t") for line in path.read_text().splitlines()]
+    for row in rows[1::2]:
+        row[header.index("image")] = str(int(row[0]) % 1_000_000)
+    path.write_text("".join("\t".join(row) + "\n" for row in (header, *rows)))
+    first, turned, *_ = benchmark("mmbench").read(layout.data)[0]
+    assert first.image == turned.image
+    assert isinstance(first.image, bytes)
+    assert first.image.startswith(b"\x89PNG")

@@ -193,12 +193,14 @@ def prompt(row: Mapping[str, Any]) -> str:
     return hint + str(row["question"]) + lettered(options) + LETTER
 
 
-def _read_row(place: str, row: dict[str, str]) -> Question:
+def _read_row(place: str, row: dict[str, str], images: Mapping[str, str]) -> Question:
     index = get(row, "index", place, str)
     if not index.isdecimal():
         raise ValueError(f"{place}: index {index!r} is not a whole number")
     try:
-        image = base64.b64decode(get(row, "image", place, str), validate=True)
+        # In newer tables a rotation names the row that has its picture.
+        cell = get(row, "image", place, str)
+        image = base64.b64decode(images.get(cell, cell), validate=True)
     except binascii.Error as error:
         raise ValueError(f"{place}: the image is not base64 ({error})") from None
     record = {name: cell for name, cell in row.items() if name != "image"}
@@ -214,7 +216,9 @@ def read(data: Path) -> tuple[list[Question], list[str]]:
     if len(tables) > 1:
         raise ValueError(f"{data}: several tables ({', '.join(t.name for t in tables)}); keep one")
     path = tables[0] if tables else find(data, "mmbench_dev_20230712.tsv")
-    questions = [_read_row(place, row) for place, row in read_table(path)]
+    rows = list(read_table(path))
+    images = {row.get("index", ""): row.get("image", "") for _, row in rows}
+    questions = [_read_row(place, row, images) for place, row in rows]
     indices = {question.gold["index"] for question in questions}
     orphans = sorted(index for index in indices if index % ROTATION not in indices)
     if orphans:
