@@ -3,14 +3,14 @@
 # make bench   measures a cold start against `import torch`
 # make clean   removes the environment and what the tools left
 #
-# Change what is asked:  make ask PICTURE=cat.jpg QUESTION="What is the cat doing?"
+# Change what is asked:  make ask PICTURE=cat.jpg QUESTION="Is this a cat?"
 # Choose the Python:     make test PYTHON=python3.12
 
 PYTHON ?= python3
 VENV ?= .venv
-QUESTION ?= What animal is this?
-# scikit-image brings photographs that are free of rights; this one is of a cat called Chelsea.
-PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/chelsea.png)
+QUESTION ?= What is this?
+# scikit-image brings photographs that are free of rights; this one is of a cup of coffee.
+PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/coffee.png)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt

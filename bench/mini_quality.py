@@ -14,12 +14,12 @@ import math
 import random
 import re
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+from record import circumstances
 
 from vlmamba import load
 from vlmamba.data.mini import VALIDATION_ONLY, class_name, easy_vqa
@@ -120,7 +120,6 @@ def main() -> int:
         if arguments.limit:
             random.Random(0).shuffle(questions)  # the packs stand class by class
             questions = questions[: arguments.limit]
-        started = time.perf_counter()
         answers: list[str] = []
         for at in range(0, len(questions), arguments.batch_size):
             part = questions[at : at + arguments.batch_size]
@@ -139,10 +138,11 @@ def main() -> int:
             "accuracy": share,
             "interval_95": [low, high],
             "partial": bool(arguments.limit),
-            "seconds": time.perf_counter() - started,
         }
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+        head = circumstances("python bench/mini_quality.py", seed=0)
+        record = {**head, "model": arguments.model or "embedded", "sets": figures}
+        arguments.json.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 
