@@ -167,7 +167,7 @@ def write_scores(
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a file that is there whole or not at all."""
+    """Writes a file that is there whole or not at all; half of a surrogate pair as JSON's escape for it."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(part, path)
