@@ -128,9 +128,9 @@ def test_latex_is_balanced_and_escaped(ten: Path, tmp_path: Path, report_of) -> 
 
 
 def test_cells_cannot_break_a_table() -> None:
-    table = Table("t", ["a", "b"], [["x|y\nz", "<b>"]])
+    table = Table("t", ["a", "b"], [["x|y\nz", "<b>"]], "lr")
     assert r"| x\|y z | <b> |" in to_markdown(table)
-    assert "<td>&lt;b&gt;</td>" in to_html(table)
+    assert '<td class="r">&lt;b&gt;</td>' in to_html(table)
 
 
 def test_a_partial_score_is_marked_in_every_output(tmp_path: Path, report_of) -> None:
@@ -151,7 +151,7 @@ def test_a_partial_score_is_marked_in_every_output(tmp_path: Path, report_of) ->
     assert content["scores"]["gqa"]["partial"] is content["partial"] is True
     assert report_of(run, "-o", tmp_path / "p.html")[0] == 0
     page = (tmp_path / "p.html").read_text()
-    assert "<td>100.0†</td>" in page
+    assert '<td class="r">100.0†</td>' in page
     assert "run (partial)</title>" in page
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
     assert "2 questions of two have another prompt or correct answer than those of one" in remarks
     for write in (as_markdown, as_csv, as_latex):
         assert "different protocols" in write(report)
-    assert paper_table(report.runs).rows[-1][1] == "mini"
+    assert "- two: the model is mini" in as_markdown(report)
 
 
 def test_runs_alike_bring_no_remark(ten: Path, tmp_path: Path) -> None:
@@ -280,7 +280,7 @@ def test_a_diff_looks_at_common_questions_alone(tmp_path: Path, report_of) -> No
     assert (one.num_common, one.num_alone, one.lost) == (3, 5, ["3", "4", "5"])
     folders = [write_run(tmp_path / "old", old), write_run(tmp_path / "new", new)]
     text = report_of(*folders, "--diff")[1]
-    assert "## new against old" in text
+    assert "## new against old, on the questions of both" in text
     assert "| GQA | 3 | lost | yes (1) | no (0) | yes |" in text
 
 

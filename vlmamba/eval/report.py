@@ -51,9 +51,10 @@ def tasks_of(runs: Sequence[Run]) -> list[str]:
     return [task for task in COLUMNS if any(task in run.scores for run in runs)]
 
 
-def label(run: Run) -> str:
-    """The run's name, marked where one of its scores is partial."""
-    return f"{run.name} (partial)" if run.is_partial else run.name
+def label(run: Run, task: str | None = None) -> str:
+    """The run's name, marked where its score of `task`, or any of its scores, is partial."""
+    partial = is_partial(run.scores[task]) if task else run.is_partial
+    return f"{run.name} (partial)" if partial else run.name
 
 
 def _partial_remarks(runs: Sequence[Run]) -> list[str]:
@@ -135,12 +136,12 @@ def paper_table(runs: Sequence[Run]) -> Table:
     rows[-1][0] += " (paper)"
     for run in runs:
         cells = [_cell(run.scores.get(task)) for task in COLUMNS]
-        rows.append([label(run), run.model or "-", "-", "-", *cells])
+        rows.append([label(run), "-", "-", "-", *cells])
     return Table(
         "Table 1 of the paper, and these runs",
         ["Method", "LLM", "PT", "IT", *COLUMNS.values()],
         rows,
-        num_labels=4,
+        "llll" + "r" * len(COLUMNS),
     )
 
 
@@ -149,7 +150,7 @@ def score_table(runs: Sequence[Run]) -> Table:
     rows = [
         [
             COLUMNS[task],
-            f"{run.name} (partial)" if is_partial(scores) else run.name,
+            label(run, task),
             _cell(scores),
             "{:.1f} to {:.1f}".format(*scores.interval),
             f"{VL_MAMBA.scores[task]:.1f}",
@@ -165,7 +166,7 @@ def score_table(runs: Sequence[Run]) -> Table:
     ]
     header = ["Benchmark", "Run", "Score", "95 % interval", "VL-Mamba (paper)", "Questions"]
     header += ["Missing", "Metric", "Protocol"]
-    return Table("Scores with 95 % bootstrap intervals", header, rows, num_labels=2)
+    return Table("Scores with 95 % bootstrap intervals", header, rows, "llrrrrrll")
 
 
 def category_tables(runs: Sequence[Run]) -> list[Table]:
@@ -189,18 +190,21 @@ def category_tables(runs: Sequence[Run]) -> list[Table]:
                 [f"{name}: {key}", *(_entry(run, task, name, key) for run in present)]
                 for name, key in lists
             ]
-            header = ["Category", *map(label, present)]
-            tables.append(Table(f"{COLUMNS[task]} in detail", header, rows))
+            header = ["Category", *(label(run, task) for run in present)]
+            align = "l" + "r" * len(present)
+            tables.append(Table(f"{COLUMNS[task]} in detail", header, rows, align))
     return tables
 
 
 def _crossed(task: str, names: list[str], keys: tuple[str, ...], runs: list[Run]) -> Table:
     rows = [
-        [name, label(run), *(_entry(run, task, name, key) for key in keys)]
+        [name, label(run, task), *(_entry(run, task, name, key) for key in keys)]
         for name in names
         for run in runs
     ]
-    return Table(f"{COLUMNS[task]} by category", ["Category", "Run", *keys], rows, num_labels=2)
+    return Table(
+        f"{COLUMNS[task]} by category", ["Category", "Run", *keys], rows, "ll" + "r" * len(keys)
+    )
 
 
 def _entry(run: Run, task: str, name: str, key: str) -> str:
@@ -238,7 +242,8 @@ def diff_table(report: Report) -> Table:
     ]
     header = ["Benchmark", "Metric", label(before), label(after), "Difference"]
     header += ["paired 95 % interval", "Gained", "Lost", "Reworded", "In both", "In one only"]
-    return Table(f"{after.name} against {before.name}", header, rows, num_labels=2)
+    title = f"{after.name} against {before.name}, on the questions of both"
+    return Table(title, header, rows, "llrrrrrrrrr")
 
 
 def changed_table(report: Report, limit: int = 50) -> Table:
@@ -256,7 +261,7 @@ def changed_table(report: Report, limit: int = 50) -> Table:
             rows.append([COLUMNS[one.task], name, changed[name], *said, sides[0][name].gold])
     header = ["Benchmark", "Sample", "Change", label(before), label(after), "Gold"]
     title = f"Samples whose score changed (at most {limit} a benchmark)"
-    return Table(title, header, rows, num_labels=6)
+    return Table(title, header, rows, "llllll")
 
 
 def report_tables(report: Report) -> list[Table]:
@@ -275,8 +280,9 @@ def as_markdown(report: Report) -> str:
 
 
 def all_notes(report: Report) -> list[str]:
-    """What the scorer noted, by run and benchmark."""
-    return [
+    """The model of each run, and what the scorer noted by run and benchmark."""
+    models = [f"{run.name}: the model is {run.model}" for run in report.runs if run.model]
+    return models + [
         f"{run.name}, {COLUMNS[task]}: {note}"
         for run in report.runs
         for task, scores in run.scores.items()

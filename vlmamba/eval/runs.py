@@ -30,10 +30,10 @@ class Run:
 
     @property
     def model(self) -> str:
-        """The model's name by the manifest; empty where it says nothing."""
+        """The name of the model, or of the answer file, by the manifest; empty where it says nothing."""
         model = self.manifest.get("model")
         name = model.get("name") if isinstance(model, dict) else None
-        return name if isinstance(name, str) else ""
+        return Path(name).name if isinstance(name, str) else ""
 
     @property
     def is_partial(self) -> bool:

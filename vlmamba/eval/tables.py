@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """A title, column names and rows of cells; the first `num_labels` columns are words, the others numbers."""
+    """A title, column names and rows of cells; `align` has an l (words) or r (numbers) for every column."""
 
     title: str
     header: list[str]
     rows: list[list[str]]
-    num_labels: int = 1
+    align: str
 
 
 def to_markdown(table: Table) -> str:
     """A table in GitHub's Markdown under a heading."""
-    rule = ["---"] * table.num_labels + ["---:"] * (len(table.header) - table.num_labels)
+    rule = ["---" if side == "l" else "---:" for side in table.align]
     lines = [table.header, rule, *table.rows]
     cells = [[_one_line(cell).replace("|", "\\|") for cell in line] for line in lines]
     return "\n".join([f"## {table.title}", "", *(f"| {' | '.join(line)} |" for line in cells)])
@@ -26,7 +26,6 @@ def to_markdown(table: Table) -> str:
 
 def to_latex(table: Table) -> str:
     """A table environment for the booktabs package."""
-    columns = "l" * table.num_labels + "r" * (len(table.header) - table.num_labels)
     header, *rows = (
         "    " + " & ".join(map(latex_text, row)) + r" \\" for row in [table.header, *table.rows]
     )
@@ -35,7 +34,7 @@ def to_latex(table: Table) -> str:
             r"\begin{table}",
             r"  \centering",
             rf"  \caption{{{latex_text(table.title)}}}",
-            rf"  \begin{{tabular}}{{{columns}}}",
+            rf"  \begin{{tabular}}{{{table.align}}}",
             r"    \toprule",
             header,
             r"    \midrule",
@@ -49,18 +48,22 @@ def to_latex(table: Table) -> str:
 
 def to_html(table: Table) -> str:
     """A table element whose first column heads its rows."""
-    header = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in table.header)
-    rows = "".join(f"<tr>{_html_cells(row)}</tr>" for row in table.rows)
+    header = "".join(
+        f'<th scope="col" class="{side}">{html.escape(cell)}</th>'
+        for cell, side in zip(table.header, table.align, strict=True)
+    )
+    rows = "".join(f"<tr>{_html_cells(row, table.align)}</tr>" for row in table.rows)
     return (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
-        f'<table class="labels-{table.num_labels}"><caption>{html.escape(table.title)}</caption>'
+        f"<table><caption>{html.escape(table.title)}</caption>"
         f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
 
-def _html_cells(row: Sequence[str]) -> str:
+def _html_cells(row: Sequence[str], align: str) -> str:
     first, *others = map(html.escape, row)
-    return f'<th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in others)
+    cells = (f'<td class="{side}">{x}</td>' for x, side in zip(others, align[1:], strict=True))
+    return f'<th scope="row" class="{align[0]}">{first}</th>{"".join(cells)}'
 
 
 _LATEX = {
