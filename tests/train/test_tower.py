@@ -1,10 +1,17 @@
 """Tower pre-training: blending hides what it blends, heads and reader both teach the tower."""
 
+from pathlib import Path
+
 import numpy as np
+import pytest
+import skimage
 import torch
+from PIL import Image
 
 from vlmamba.config import IGNORE_INDEX, ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
 from vlmamba.data.mixture import MixtureBatch
+from vlmamba.train.stages import freeze_for
+from vlmamba.train.teacher import EfficientNetLite0, load_teacher
 from vlmamba.train.tower import TowerPretraining, blend
 from vlmamba.vision import VisionTower
 
@@ -34,9 +41,8 @@ def pretraining():
 
 def test_blended_pictures_are_not_read():
     batch = a_batch()
-    pixels, labels, blended = blend(batch, pretraining().heads)
-    assert (labels[:2] == IGNORE_INDEX).all()
-    assert torch.equal(labels[2:], batch.labels[2:])
+    pixels, read, blended = blend(batch, pretraining().heads)
+    assert read.tolist() == [2, 3, 4, 5]
     assert torch.equal(pixels[2:], batch.pixel_values[2:])
     partner, weight = blended["photos"]
     assert partner.tolist() == [1, 0, 2, 3]
@@ -64,3 +70,44 @@ def test_it_learns_to_name_a_handful_of_pictures():
         optimizer.step()
     assert model.accuracy("photos", batch.pixel_values[:4], batch.classes[:4]).item() == 1.0
     assert np.isfinite(model(batch).item())
+
+
+def test_the_teacher_is_followed_but_neither_trained_nor_kept():
+    torch.manual_seed(0)
+    teacher = EfficientNetLite0().eval().requires_grad_(False)
+    model = TowerPretraining(
+        VisionTower(CONFIG.vision), CONFIG, {"photos": 3}, reader_layers=1, teacher=teacher
+    )
+    assert not any("_conv_stem" in name for name in model.state_dict())
+    freeze_for(model, "pretrain")
+    assert not any(p.requires_grad for p in teacher.parameters())
+    pooled = torch.randn(2, 16)
+    features, logits = torch.randn(2, 1280), torch.randn(2, 1000)
+    with torch.no_grad():
+        model.features_head.weight.zero_()
+        model.features_head.bias.copy_(features[0])
+        model.logits_head.weight.zero_()
+        model.logits_head.bias.copy_(logits[0])
+    same = model.distance(pooled[:1], features[:1], logits[:1])
+    other = model.distance(pooled[1:], features[1:], logits[1:])
+    assert same.item() == pytest.approx(0, abs=1e-5)
+    assert other.item() > 0.5
+    model(a_batch()).backward()
+    assert model.logits_head.weight.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"), [("coffee.png", {967, 968}), ("chelsea.png", {281, 282, 285})]
+)
+def test_the_published_teacher_knows_a_cup_from_a_cat(file, expected):
+    teacher = load_teacher()
+    assert teacher is not None, "install the extra `train`"
+    picture = Image.open(Path(skimage.__file__).parent / "data" / file).convert("RGB")
+    side = min(picture.size)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side)).resize(
+        (224, 224), Image.Resampling.BICUBIC
+    )
+    pixels = torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    _, logits = teacher(pixels)
+    assert logits.argmax().item() in expected
