@@ -24,12 +24,12 @@ from vlmamba.engine import Sampling
 from vlmamba.eval import manifest
 from vlmamba.eval.grading import Grading
 from vlmamba.eval.journal import Journal
-from vlmamba.eval.outcome import Outcome
+from vlmamba.eval.outcome import Outcome, conclude
 from vlmamba.eval.plan import Album, batches, limited
 from vlmamba.eval.prompts import SHORT
 from vlmamba.eval.runner import Settings, describe_model, evaluate, make_plan
 from vlmamba.eval.score import score_file
-from vlmamba.eval.task import Question
+from vlmamba.eval.task import NotScorableError, Question
 from vlmamba.eval.tasks import NAMES, benchmark
 from vlmamba.vlm import VLM
 
@@ -190,6 +190,8 @@ def test_a_killed_run_goes_on_and_ends_as_if_nothing_had_happened(
         nonlocal count
         count += 1
         append(journal, records)
+        ids = [answer["question_id"] for answer in read_lines(journal.path)]
+        assert len(set(ids)) == len(ids)
         if count % 3 == 0:
             if torn:  # in the middle of the last line
                 content = journal.path.read_bytes()
@@ -294,9 +296,7 @@ def test_a_limited_run_is_marked_as_partial_everywhere(
     assert all(answer["metadata"] == {"limit": limit} for answer in answers)
     assert outcome.submission is not None
     assert ".partial" in outcome.submission.name
-    if outcome.scores is None:
-        assert "too few" in outcome.why
-        return
+    assert outcome.scores is not None
     scores = read(tmp_path / task / "scores.json")
     assert scores["partial"]
     assert "PARTIAL" in " ".join(scores["notes"])
@@ -453,3 +453,26 @@ def test_the_manifest_tells_models_and_prompts_apart(home: Path, tmp_path: Path)
         [replace(question, prompt="What?")]
     )
     assert manifest.parser_sha256("gqa") != manifest.parser_sha256("mme")
+
+
+def test_questions_without_public_answers_end_with_a_submission(
+    home: Path, vlm: VLM, tmp_path: Path
+) -> None:
+    data = tmp_path / "vqav2"
+    (data / "test2015").mkdir(parents=True)
+    Image.new("RGB", (9, 9), "red").save(data / "test2015" / "a.jpg")
+    lines = [{"question_id": n, "image": "a.jpg", "text": f"What {n}?{SHORT}"} for n in (1, 2, 3)]
+    for name, some in (("test-dev2015", lines[:2]), ("test2015", lines)):
+        text = "".join(json.dumps(line) + "\n" for line in some)
+        (data / f"llava_vqav2_mscoco_{name}.jsonl").write_text(text)
+    (outcome,) = run(vlm, home, ["vqav2"], settings(home, tmp_path / "out", data=data))
+    assert outcome.scores is None
+    assert "no public answers" in outcome.why
+    assert outcome.submission is not None
+    upload = read(outcome.submission)
+    assert [row["question_id"] for row in upload] == [1, 2, 3]
+    assert upload[0]["answer"] != ""
+    assert upload[2]["answer"] == ""
+    assert not (tmp_path / "out/vqav2/scores.json").exists()
+    with pytest.raises(NotScorableError):
+        conclude("vqav2", tmp_path / "out/vqav2/answers.jsonl", data, None)

@@ -45,8 +45,8 @@ def conclude(
 ) -> Outcome:
     """Scores an answer file and, where a folder is given, writes scores.json, samples.jsonl and submission.* there.
 
-    `asked`: the ids of the questions of a limited run. Answers that nobody can score here leave a submission alone.
-    Raises as `score_file`; ConnectionError where a judge cannot be reached.
+    `asked`: the ids of the questions of a limited run. Answers that cannot be scored here leave a submission alone, or,
+    without a folder, raise NotScorableError. Raises as `score_file`; ConnectionError where a judge cannot be reached.
     """
     why, scores = "", None
     if folder is not None:
@@ -66,11 +66,9 @@ def conclude(
             asked=asked,
         )
     except NotScorableError as reason:
-        why = str(reason)
-    except ValueError as reason:
-        if asked is None:
+        if folder is None:
             raise
-        why = f"too few questions for a score: {reason}"  # none of a kind that the metric needs
+        why = str(reason)
     if folder is None:
         return Outcome(task, scores, why)
     partial = asked is not None or (scores is not None and is_partial(scores))

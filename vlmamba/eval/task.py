@@ -28,7 +28,7 @@ class Question:
 
 
 class NotScorableError(ValueError):
-    """Answers that nobody can score here: they go to the benchmark's server, or to a judge first."""
+    """Answers without a score here: only the benchmark's server or a judge knows, or none counts for the metric."""
 
 
 # A question and the raw text that was answered to it, or None.

@@ -265,7 +265,7 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
             )
         )
     if not samples:
-        raise ValueError("no group was answered in all its rows: nothing to score")
+        raise NotScorableError("no group was answered in all its rows: nothing to score")
     result = evaluate([question.gold | {"prediction": text} for question, text in whole], protocol)
     hits = list(result["hits"].values())
     report = {name: 100 * value for name, value in result["report"].items()}

@@ -13,7 +13,7 @@ from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import bootstrap_interval
 from vlmamba.eval.prompts import SHORT
 from vlmamba.eval.reading import read_text
-from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores
+from vlmamba.eval.task import NotScorableError, Pair, Protocol, Question, Sample, Scores
 from vlmamba.eval.yes_no import find_yes_or_no
 
 MAX_NEW_TOKENS = 128
@@ -200,7 +200,9 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
         if name in PERCEPTION
     ]
     if not strata:
-        raise ValueError("no perception question was answered: nothing for the paper's column")
+        raise NotScorableError(
+            "no perception question was answered: nothing for the paper's column"
+        )
     return Scores(
         "mme",
         protocol,

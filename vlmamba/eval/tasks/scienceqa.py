@@ -13,7 +13,16 @@ from vlmamba.eval.answers import Answer
 from vlmamba.eval.intervals import mean_interval
 from vlmamba.eval.prompts import LETTER, lettered
 from vlmamba.eval.reading import find, get, get_strings, read_json, read_objects
-from vlmamba.eval.task import Pair, Protocol, Question, Sample, Scores, percent, percent_by
+from vlmamba.eval.task import (
+    NotScorableError,
+    Pair,
+    Protocol,
+    Question,
+    Sample,
+    Scores,
+    percent,
+    percent_by,
+)
 
 MAX_NEW_TOKENS = 1024
 PROTOCOLS: tuple[Protocol, ...] = ("official", "lmms-eval")
@@ -156,7 +165,7 @@ def score(pairs: Sequence[Pair], protocol: Protocol = "official") -> Scores:
         everything = [sample.score for sample in samples]
         tables["all"] = {"accuracy": percent(everything), "questions": len(everything)}
     if not image_scores:
-        raise ValueError("no question with an image among these: nothing for SQA-I")
+        raise NotScorableError("no question with an image among these: nothing for SQA-I")
     return Scores(
         "scienceqa",
         protocol,
