@@ -213,6 +213,10 @@ def test_where_samples_do_not_give_the_metric_their_mean_is_compared(ten: Path) 
     assert compare(made, made).metric == "mean sample score"
     official = read_runs([ten])[0].scores["pope"]
     assert compare(official, replace(official, protocol="lmms-eval")).metric == "mean sample score"
+    moved = [replace(sample, category="elsewhere") for sample in official.samples]
+    assert compare(official, replace(official, samples=moved)).metric == "mean sample score"
+    wrong = replace(official, value=official.value + 1)
+    assert compare(official, wrong).metric == "mean sample score"
 
 
 def test_a_diff_counts_what_changed_and_pairs_the_questions() -> None:
@@ -318,6 +322,7 @@ BROKEN = {
     "malformed": ("scores.json", "{", "scores.json:1: malformed JSON"),
     "value": ("scores.json", {"value": "high"}, "value must be a number"),
     "boolean": ("scores.json", {"value": True}, "value must be a number"),
+    "not a number": ("scores.json", {"value": float("nan")}, "value must be a number"),
     "interval": ("scores.json", {"interval": [1]}, "interval must hold two numbers"),
     "task": ("scores.json", {"task": "pope"}, "the scores of pope, not of gqa"),
     "tables": ("scores.json", {"tables": {"all": 3}}, "tables must hold objects"),

@@ -53,8 +53,9 @@ def compare(before: Scores, after: Scores) -> Comparison:
     common = [sample.id for sample in before.samples if sample.id in new]
     if not common:
         raise ValueError(f"{before.task}: the runs have no question in common: nothing to compare")
-    pairs = [(old[name], new[name]) for name in common]
-    metric, values, interval = _difference(before, after, pairs)
+    sides = [old[name] for name in common], [new[name] for name in common]
+    metric, values, interval = _difference(before, after, *sides)
+    pairs = list(zip(*sides, strict=True))
     return Comparison(
         before.task,
         metric,
@@ -69,41 +70,38 @@ def compare(before: Scores, after: Scores) -> Comparison:
 
 
 def _difference(
-    before: Scores, after: Scores, pairs: Sequence[tuple[Sample, Sample]]
+    before: Scores, after: Scores, old: Sequence[Sample], new: Sequence[Sample]
 ) -> tuple[str, tuple[float, float], tuple[float, float]]:
-    """The metric's name, its two values, and the interval of their difference.
+    """The metric's name, its two values on the common samples `old` and `new`, and the interval of the difference.
 
-    The benchmark's own metric, where the samples give back both scores; else the mean of the samples' scores
+    The benchmark's own metric, where both runs' samples give back their scores; else the mean of the samples' scores
     (ScienceQA scored on all questions: samples do not tell which have an image; scores of different protocols).
     """
-    kinds = [_units_of(scores.task, scores.protocol) for scores in (before, after)]
-    own = before.protocol == after.protocol and all(
-        abs(_value(units(scores.samples), metric) - scores.value) < 0.01
-        for scores, (units, metric) in zip((before, after), kinds, strict=True)
+    name, (units, metric) = before.metric, _units_of(before.task, before.protocol)
+    own = (
+        before.protocol == after.protocol
+        and [sample.category for sample in old] == [sample.category for sample in new]
+        and any(units(old).values())
+        and all(abs(_value(units(s.samples), metric) - s.value) < 0.01 for s in (before, after))
     )
-    (units, metric), name = (kinds[0], before.metric) if own else (_EACH, "mean sample score")
-    old, new = (units([pair[side] for pair in pairs]) for side in (0, 1))
-    if not any(old.values()):
-        (units, metric), name = _EACH, "mean sample score"
-        old, new = (units([pair[side] for pair in pairs]) for side in (0, 1))
+    if not own:
+        name, (units, metric) = "mean sample score", _EACH
+    one, two = units(old), units(new)
     strata = [
-        np.array([old[stratum][unit] + new[stratum][unit] for unit in old[stratum]], float)
-        for stratum in old
+        np.array([values + two[stratum][unit] for unit, values in members.items()], float)
+        for stratum, members in one.items()
     ]
     half = strata[0].shape[1] // 2
     interval = bootstrap_interval(
         strata,
         lambda means: metric([m[:, half:] for m in means]) - metric([m[:, :half] for m in means]),
     )
-    return name, (_value(old, metric), _value(new, metric)), interval
+    return name, (_value(one, metric), _value(two, metric)), interval
 
 
 def _value(units: Units, metric: Metric) -> float:
-    if not any(units.values()):
-        return float("nan")
-    return float(
-        metric([np.array(list(u.values()), float).mean(0)[None] for u in units.values()])[0]
-    )
+    means = [np.array(list(members.values()), float).mean(0)[None] for members in units.values()]
+    return float(metric(means)[0])
 
 
 def _units_of(task: str, protocol: str) -> tuple[Callable[[Sequence[Sample]], Units], Metric]:

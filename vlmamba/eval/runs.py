@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any, cast
 
@@ -101,7 +102,7 @@ def _read_run(folder: Path, name: str) -> Run:
 
 def _number(record: dict[str, Any], key: str, place: str) -> float:
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
         raise ValueError(f"{place}: {key} must be a number, not {value!r:.60}")
     return value
 

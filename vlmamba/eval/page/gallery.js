@@ -121,7 +121,7 @@ function draw() {
 function thumbnailOf(one) {
   if (!pictures.length) return [];
   const source = one.picture >= 0 && pictures[one.picture];
-  return [source ? element("img", { src: source, alt: "" }) : element("span", { className: "blank" })];
+  return [source ? element("img", { decoding: "async", src: source, alt: "" }) : element("span", { className: "blank" })];
 }
 
 function badge(answer) {
