@@ -1,0 +1,44 @@
+"""The documents: what they name exists, and their figures are those of the records."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), ROOT / "vlmamba" / "mini" / "README.md"]
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_linked_files_exist(document):
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (document.parent / link).exists()]
+    assert not missing
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_named_files_exist(document):
+    pattern = r"`((?:vlmamba|docs|bench|results|tests)/[a-z0-9_./-]+\.(?:py|md|json|txt))`"
+    named = re.findall(pattern, document.read_text(encoding="utf-8"))
+    assert not [name for name in named if not (ROOT / name).exists()]
+
+
+def test_the_model_card_states_the_record():
+    card = (ROOT / "vlmamba" / "mini" / "README.md").read_text(encoding="utf-8")
+    sets = json.loads((ROOT / "results" / "mini_quality.json").read_text())["sets"]
+    for name, figures in sets.items():
+        low, high = figures["interval_95"]
+        row = next(line for line in card.splitlines() if f"(`{name}`)" in line)
+        assert (
+            f"| {figures['asked']:,} | {figures['accuracy']:.1f} % | {low:.1f} to {high:.1f} |"
+            in row
+        )
+
+
+def test_the_readme_shows_the_two_commands():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "make ask" in readme
+    assert "make test" in readme
