@@ -373,9 +373,9 @@ def test_a_broken_picture_stops_the_run_and_keeps_what_there_is(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"batch_size": 4}, "batch size"),
-        ({"max_new_tokens": 7}, "max new tokens"),
-        ({"limit": 100}, "limit"),
+        ({"batch_size": 4}, "--batch-size"),
+        ({"max_new_tokens": 7}, "--max-new-tokens"),
+        ({"limit": 2}, "--limit"),
     ],
 )
 def test_another_run_is_not_gone_on_with(
@@ -384,7 +384,7 @@ def test_another_run_is_not_gone_on_with(
     chosen = settings(home, tmp_path)
     run(vlm, home, ["gqa"], chosen)
     before = written(tmp_path)
-    with pytest.raises(ValueError, match=f"another {words}.*name another output folder"):
+    with pytest.raises(ValueError, match=f"begun with other {words}.*name another output folder"):
         run(vlm, home, ["gqa"], replace(chosen, **changes))
     assert written(tmp_path) == before
 
@@ -476,3 +476,21 @@ def test_questions_without_public_answers_end_with_a_submission(
     assert not (tmp_path / "out/vqav2/scores.json").exists()
     with pytest.raises(NotScorableError):
         conclude("vqav2", tmp_path / "out/vqav2/answers.jsonl", data, None)
+
+
+def test_other_questions_or_pictures_are_not_gone_on_with(
+    home: Path, vlm: VLM, tmp_path: Path
+) -> None:
+    shutil.copytree(home / "large", tmp_path / "data")
+    chosen = settings(home, tmp_path / "out", data=tmp_path / "data")
+    run(vlm, home, ["pope"], chosen)
+    picture = tmp_path / "data/val2014/COCO_val2014_000000000000.jpg"
+    content = picture.read_bytes()
+    picture.write_bytes(content + b"more")
+    with pytest.raises(ValueError, match="begun with other pictures"):
+        run(vlm, home, ["pope"], chosen)
+    picture.write_bytes(content)
+    labels = tmp_path / "data/coco_pope_random.json"
+    labels.write_text(labels.read_text().replace("Is there a b0", "Is there a z0", 1))
+    with pytest.raises(ValueError, match="begun with other questions"):
+        run(vlm, home, ["pope"], chosen)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from vlmamba.commands import options
-from vlmamba.commands.failure import BAD_USAGE, FAILED, failing_with
+from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError, failing_with
 from vlmamba.commands.notes import noted
 from vlmamba.commands.scoring import (
     PUBLISHED_JUDGE,
@@ -91,6 +91,8 @@ def evaluate(
         )
         with failing_with(FAILED, (ImportError,)):
             plans = [make_plan(task, settings) for task in wanted]
+    from torch import OutOfMemoryError
+
     vlm = options.load(model, processes.device(device))
     quiet = json_output or not processes.first
     try:
@@ -98,6 +100,11 @@ def evaluate(
             with failing_with(FAILED, (ConnectionError, ImportError)):
                 described = describe_model(vlm, model)
                 outcomes = run(vlm, described, plans, settings, processes, quiet)
+    except OutOfMemoryError:
+        raise CommandError(
+            f"out of memory with {batch_size} questions together: lower --batch-size, with another output folder",
+            FAILED,
+        ) from None
     except KeyboardInterrupt:
         print(
             f"The answers so far are kept in {output}: the same command goes on.", file=sys.stderr

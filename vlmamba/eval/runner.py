@@ -45,8 +45,14 @@ from vlmamba.vlm import VLM, embedded_model
 
 logger = logging.getLogger("vlmamba")
 
-# What must be the same for a run to be gone on with: it decides the answers.
-_KEPT = ("limit", "max_new_tokens", "batch_size", "prompts_sha256", "pictures")
+# What must be the same for a run to be gone on with, as it decides the answers, and what to call it.
+_KEPT = {
+    "limit": "--limit",
+    "max_new_tokens": "--max-new-tokens",
+    "batch_size": "--batch-size",
+    "prompts_sha256": "questions",
+    "pictures": "pictures",
+}
 
 
 @dataclass(frozen=True)
@@ -179,11 +185,11 @@ def check_same_run(plan: Plan, model: dict[str, Any], out: Path) -> None:
     entry = before["tasks"].get(plan.task)
     if entry is None or not Journal(folder).read():
         return
-    for name in _KEPT:
+    for name, called in _KEPT.items():
         if entry.get(name) != plan.entry[name]:
             raise ValueError(
-                f"{folder} was begun with another {name.replace('_', ' ')} ({entry.get(name)}; now "
-                f"{plan.entry[name]}): name another output folder, or remove {folder}"
+                f"{folder} was begun with other {called}; go on with the same, name another output folder, or "
+                f"remove {folder}"
             )
 
 
