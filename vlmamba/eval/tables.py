@@ -47,15 +47,16 @@ def to_latex(table: Table) -> str:
 
 
 def to_html(table: Table) -> str:
-    """A table element whose first column heads its rows."""
+    """A table element whose first column heads its rows, under its title."""
     header = "".join(
         f'<th scope="col" class="{side}">{html.escape(cell)}</th>'
         for cell, side in zip(table.header, table.align, strict=True)
     )
     rows = "".join(f"<tr>{_html_cells(row, table.align)}</tr>" for row in table.rows)
+    title = html.escape(table.title)
     return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{html.escape(table.title)}">'
-        f"<table><caption>{html.escape(table.title)}</caption>"
+        f'<h3>{title}</h3><div class="scroll" tabindex="0" role="region" aria-label="{title}">'
+        f'<table aria-label="{title}">'
         f"<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
