@@ -1,6 +1,6 @@
 """Times answering a benchmark with ten questions a picture: each picture read once, against once a question.
 
-    python bench/eval_reuse.py [--model M] [--device D] [--pictures 12] [--questions 10] [--rounds 5] [--json FILE]
+    python bench/eval_reuse.py [--model M] [--device D] [--pictures 12] [--questions 10] [--rounds 9] [--json FILE]
 
 Both arms go through the runner of `vlmamba eval`, from picture files to answers on disk, in batches of the same
 number of questions; in one a picture's questions share the state that it left, in the other each question has the
@@ -91,7 +91,7 @@ def main() -> int:
     parser.add_argument("--device", help="cpu or cuda (default: whichever is there)")
     parser.add_argument("--pictures", type=int, default=12)
     parser.add_argument("--questions", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--batch-size", type=int, default=20)
     parser.add_argument("--max-new-tokens", type=int, default=16)
     parser.add_argument("--json", type=Path)
