@@ -8,18 +8,16 @@ does not count. A ratio is the median over the rounds, so that a busy machine hu
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+
+from record import circumstances
 
 SEED = 0
 QUESTION = "What animal is this?"
@@ -89,32 +87,6 @@ def measure(model: str | None, repeats: int) -> dict[str, list[float]]:
     return times
 
 
-def cpu_model() -> str:
-    """The processor's name, where Linux tells it."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-def circumstances(model: str | None) -> dict[str, object]:
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
-    return {
-        "command": "python bench/cold_start.py",
-        "model": "random weights" if model == "random" else model or "embedded",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": commit.stdout.strip(),
-        "seed": SEED,
-        "hardware": {"cpu": cpu_model(), "cores": os.cpu_count()},
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("vlmamba", "torch", "typer", "tokenizers")},
-        },
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", help='a directory, or "random"')
@@ -134,7 +106,12 @@ def main() -> None:
     if arguments.json:
         rounded = {name: [round(t, 3) for t in taken] for name, taken in times.items()}
         ratios = {name: round(ratio, 3) for name, ratio in found.items()}
-        record = circumstances(arguments.model) | {"ratios": ratios, "seconds": rounded}
+        head = circumstances("python bench/cold_start.py", SEED)
+        record = head | {
+            "model": arguments.model or "embedded",
+            "ratios": ratios,
+            "seconds": rounded,
+        }
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 

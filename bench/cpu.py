@@ -11,24 +11,21 @@ agree. Sides take turns; the record holds every time, the table the ratios of th
 
 import argparse
 import copy
-import datetime
 import json
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from record import circumstances
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vlmamba import __version__
 from vlmamba.config import MambaConfig
 from vlmamba.mamba import MambaLM
 from vlmamba.ops import backend
@@ -245,46 +242,6 @@ def ratios(times: dict, training: dict) -> dict[str, float]:
     }
 
 
-def circumstances(threads: int) -> dict[str, object]:
-    def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.strip()
-
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        models = [
-            line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    return {
-        "command": "python bench/cpu.py",
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": git("rev-parse", "HEAD")
-        + ("-dirty" if git("status", "--porcelain", "-uno") else ""),
-        "seed": SEED,
-        "hardware": {
-            "cpu": cpu,
-            "threads": threads,
-            "capability": torch.backends.cpu.get_cpu_capability(),
-        },
-        "backend": backend.choose(torch.device("cpu"))._asdict(),
-        "versions": {
-            "vlmamba": __version__,
-            "torch": torch.__version__,
-            "transformers": version("transformers"),
-            "mambapy": version("mambapy"),
-            "python": platform.python_version(),
-        },
-        "shape": {"d_model": D_MODEL, "n_layer": LAYERS, "vocab_size": VOCABULARY},
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5, help="of prefill and decode")
@@ -304,7 +261,11 @@ def main() -> None:
     for name, ratio in found.items():
         print(f"{name:34}{ratio:8.2f}{TARGETS.get(name, ''):>8}")
     if arguments.json:
-        record = circumstances(arguments.threads) | {
+        record = circumstances("python bench/cpu.py", SEED) | {
+            "threads": arguments.threads,
+            "capability": torch.backends.cpu.get_cpu_capability(),
+            "backend": backend.choose(torch.device("cpu"))._asdict(),
+            "shape": {"d_model": D_MODEL, "n_layer": LAYERS, "vocab_size": VOCABULARY},
             "ratios": {name: round(ratio, 2) for name, ratio in found.items()},
             "logits_difference": difference,
             "seconds": times,

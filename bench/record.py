@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("vlmamba", "torch", "transformers", "tokenizers", "numpy", "pillow", "triton")
+PACKAGES = (
+    "vlmamba", "torch", "triton", "transformers", "mambapy", "tokenizers", "typer", "numpy", "pillow",
+)  # fmt: skip
 
 
 def circumstances(command: str, seed: int | None = None) -> dict[str, Any]:

@@ -8,11 +8,9 @@ every answer is another string with punctuation, so that nothing normalised once
 """
 
 import argparse
-import datetime
 import itertools
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -20,9 +18,6 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy
-
-from vlmamba import __version__
 from vlmamba.eval.score import score_file
 
 SEED = 0
@@ -120,23 +115,13 @@ def main() -> int:
             f"{arm}: {arguments.questions:,} answers in {arms[arm]['seconds']} s, "
             f"{arms[arm]['cpu_seconds']} s of it on the CPU (target {TARGET_S:.0f} s)"
         )
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
     record = {
+        **circumstances("python bench/score_throughput.py", SEED),
         "what": "VQA-v2 scoring, files to scores with evidence and interval, one process",
         "questions": arguments.questions,
         "target_s": TARGET_S,
         "arms": arms,
-        "seed": SEED,
-        "date": datetime.date.today().isoformat(),
-        "commit": commit.stdout.strip(),
-        "cpu": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
         "load_average_before": [round(load, 1) for load in load],
-        "versions": {
-            "vlmamba": __version__,
-            "python": platform.python_version(),
-            "numpy": numpy.__version__,
-        },
     }
     if arguments.json:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)

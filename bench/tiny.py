@@ -6,17 +6,15 @@ Prints exact answers by kind of question, beside what the most frequent answer o
 """
 
 import argparse
-import datetime
 import json
-import platform
-import subprocess
 import tempfile
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import torch
+from record import circumstances
 
-from vlmamba import __version__, load
+from vlmamba import load
 from vlmamba.recipes import tiny
 from vlmamba.train import run
 
@@ -71,23 +69,8 @@ def main() -> None:
             f"the most frequent answer {figures['most frequent answer']:.1%}"
         )
     if arguments.json:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        record = {
-            "command": "python bench/tiny.py",
-            "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-            "commit": commit.stdout.strip(),
-            "seed": tiny().seed,
-            "hardware": {"cpu": platform.machine(), "threads": arguments.threads},
-            "versions": {
-                "vlmamba": __version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-            },
-            "exact answers": found,
-        }
+        head = circumstances("python bench/tiny.py", tiny().seed)
+        record = {**head, "threads": arguments.threads, "exact answers": found}
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         arguments.json.write_text(json.dumps(record, indent=1) + "\n")
 
