@@ -29,7 +29,7 @@ _BY_SUFFIX = {".md": "md", ".csv": "csv", ".tex": "latex", ".html": "html", ".ht
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="What `vlmamba eval` or `score` wrote.")
+        list[Path], typer.Argument(metavar="DIR", help="What `vlmamba eval` or `score` wrote.")
     ],
     format: Annotated[
         Format | None,
