@@ -18,6 +18,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from record import circumstances
+
 from vlmamba.eval.score import score_file
 
 SEED = 0
