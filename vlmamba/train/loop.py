@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlmamba.data.batches import Batch, Batches, in_order
 from vlmamba.model import VLMamba
@@ -23,6 +24,11 @@ log = logging.getLogger("vlmamba")
 
 # (model, batch) -> the loss summed over supervised tokens, and their number, both as scalars on the device.
 Objective = Callable[[Any, Any], tuple[Tensor, Tensor]]
+
+
+# All but cuDNN's, whose backward pass returns NaN now and then at lengths such as the 64 patches of a small
+# tower (pytorch/pytorch#196678); the others take as long.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class NonFiniteError(RuntimeError):
@@ -173,10 +179,11 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         count = torch.zeros((), device=self.device, dtype=torch.long)
+        autocast = torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"
+        )
         for batch in micro:
-            with torch.autocast(
-                self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"
-            ):
+            with autocast, sdpa_kernel(ATTENTION):
                 batch_total, batch_count = self.objective(self.model, batch.to(self.device))
             batch_total.backward()
             total = total + batch_total.detach()
