@@ -309,8 +309,13 @@ def spawn(home: Path, *arguments: str, **options) -> subprocess.Popen:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     return subprocess.Popen(
         [sys.executable, "-m", "vlmamba", *arguments], cwd=home, env=environment,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_ctrl_c, **options,
     )  # fmt: skip
+
+
+def _heed_ctrl_c() -> None:
+    """A shell that runs the tests in its background has them, and all they start, ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def test_a_closed_pipe_is_quiet(home):
