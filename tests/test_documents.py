@@ -38,6 +38,24 @@ def test_the_model_card_states_the_record():
         )
 
 
+def test_the_readme_table_states_the_records():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ratios = json.loads((ROOT / "results" / "cpu.json").read_text())["ratios"]
+    start = json.loads((ROOT / "results" / "cold_start.json").read_text())["ratios"]
+    sets = json.loads((ROOT / "results" / "mini_quality.json").read_text())["sets"]
+    shares = (
+        sets[name]["accuracy"] for name in ("easy_vqa_test", "caltech101_dev_128", "cifar10_dev")
+    )
+    for figure in (
+        f"{ratios['prefill']:.2f} x as fast",
+        f"{ratios['decode, float32']:.2f} / {ratios['decode, bfloat16 weights']:.2f} x",
+        f"{ratios['training step']:.2f} x as fast; 1/{ratios['peak memory of a training step']:.2f}",
+        f"{start['vlmamba ask']:.2f} x the time of `import torch`",
+        " / ".join(f"{share:.1f}" for share in shares) + " %",
+    ):
+        assert figure in readme
+
+
 def test_the_readme_shows_the_two_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make ask" in readme
