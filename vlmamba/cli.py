@@ -63,8 +63,10 @@ def vlmamba(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 bad usage."""
     # Torch's threads wait asleep. Waiting busily, as is their habit, they starve whoever shares the cores,
-    # and an answer takes several times as long on a machine that does anything else.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # and an answer takes several times as long on a machine that does anything else. Training has a machine
+    # to itself and many small steps, which waking up would make half as long again.
+    if list(sys.argv[1:] if arguments is None else arguments)[:1] != ["train"]:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(arguments, prog_name="vlmamba", standalone_mode=False)
         sys.stdout.flush()
