@@ -194,6 +194,24 @@ def test_shards(directory):
     assert "model-2.safetensors is missing" in refused(directory, FileNotFoundError)
 
 
+def test_large_models_are_saved_in_shards(tmp_path):
+    directory = tmp_path / "model"
+    save_model(directory, tiny_model(), tiny_processor(), max_shard=20_000)
+    shards = sorted(directory.glob("*.safetensors"))
+    assert len(shards) > 2
+    assert shards[0].name == f"model-00001-of-{len(shards):05d}.safetensors"
+    assert all(sum(t.nbytes for t in load_file(shard).values()) <= 20_480 for shard in shards)
+    index = json.loads((directory / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(
+        t.nbytes for shard in shards for t in load_file(shard).values()
+    )
+    assert_same_weights(load_model(directory)[0], tiny_model())
+    save_model(directory, tiny_model(), tiny_processor())
+    assert [file.name for file in directory.glob("*.safetensors*")] == ["model.safetensors"]
+    save_model(directory, tiny_model(), tiny_processor(), max_shard=20_000)
+    assert_same_weights(load_model(directory)[0], tiny_model())
+
+
 def test_pickled_weights_are_read_as_weights_only(directory):
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()

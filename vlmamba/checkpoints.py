@@ -8,34 +8,40 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import reduce
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vlmamba.config import ModelConfig
 from vlmamba.model import VLMamba
 from vlmamba.processing import Processor, read_json
+from vlmamba.weight_files import (
+    MAX_SHARD,
+    PICKLE,
+    PICKLE_INDEX,
+    SAFETENSORS,
+    SAFETENSORS_INDEX,
+    SHARDS,
+    CheckpointError,
+    check_finite,
+    open_weights,
+    some,
+    write_shards,
+)
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_PICKLE = "pytorch_model.bin"
+__all__ = ["CheckpointError", "load_model", "save_model"]
+
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _OWN_PARTS = {
     "text_config": ("mamba",),
     "vision_config": ("siglip_vision_model", "clip_vision_model"),
 }
 _TIED_HEAD = "lm_head.weight"
-
-
-class CheckpointError(ValueError):
-    """A model directory that cannot be used; the message is one line that names what is wrong."""
 
 
 def load_model(
@@ -66,33 +72,38 @@ def save_model(
     processor: Processor,
     generation: Mapping[str, Any] | None = None,
     storage_dtype: torch.dtype | str | None = None,
+    max_shard: int = MAX_SHARD,
 ) -> None:
     """Writes a model directory that `load_model` and transformers read.
 
     Everything is written aside and moved into place when it is whole: a new directory appears at once; in an
     existing one each file is replaced whole, config.json last, and other files stay. `storage_dtype`: what the
     weights are stored as, None for what they are. `generation`: further keys of generation_config.json.
+    Weights of more than `max_shard` bytes become several files with an index.
     Raises CheckpointError for weights that are not finite, also when only the stored type makes them so.
     """
     directory = Path(directory).resolve()
     if directory.exists() and not directory.is_dir():
         raise FileExistsError(f"{directory} is a file: name a directory to save the model in")
-    tensors = _to_store(model, _as_dtype(storage_dtype))
+    weights = _to_store(model)
+    storage_dtype = _as_dtype(storage_dtype)
+    sizes = {n: t.numel() * (storage_dtype or t.dtype).itemsize for n, t in weights.items()}
     # Always on the file system it is moved on: an existing directory may be a mounted one.
     aside = f".{directory.name}.partial-{os.getpid()}"
     partial = directory / aside if directory.is_dir() else directory.with_name(aside)
     partial.mkdir(parents=True)
     try:
-        save_file(tensors, partial / _WEIGHTS, metadata={"format": "pt"})
+        write_shards(
+            partial, sizes, lambda name: _stored(name, weights[name], storage_dtype), max_shard
+        )
         processor.save(partial)
         defaults = {
             "eos_token_id": model.config.eos_token_id,
             "pad_token_id": model.config.pad_token_id,
         }
         _write_json(partial / "generation_config.json", defaults | dict(generation or {}))
-        stored = str(next(iter(tensors.values())).dtype).removeprefix("torch.")
+        stored = str(storage_dtype or model.dtype).removeprefix("torch.")
         _write_json(partial / "config.json", model.config.to_dict() | {"dtype": stored})
-        shutil.copymode(partial / "config.json", partial / _WEIGHTS)  # safetensors makes it private
         _move_into_place(partial, directory)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -113,7 +124,7 @@ def find_directory(source: str | Path) -> Path:
 
     try:
         found = snapshot_download(
-            str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors", _PICKLE]
+            str(source), allow_patterns=["*.json", "*.jinja", "*.safetensors", PICKLE]
         )
     except Exception as error:  # offline, private, misspelt: each has an exception of its own
         reason = str(error).strip().splitlines()[0]
@@ -132,20 +143,6 @@ def empty_model(config: ModelConfig) -> VLMamba:
         return VLMamba(config)
 
 
-def read_weights(directory: Path) -> dict[str, Tensor]:
-    """The tensors of a model directory, on the CPU: one safetensors file, shards with an index, or a pickle.
-
-    Raises FileNotFoundError for a missing file and CheckpointError for a broken one.
-    """
-    if (directory / _WEIGHTS).is_file():
-        return _read_safetensors(directory / _WEIGHTS)
-    if (directory / _INDEX).is_file():
-        return _read_shards(directory / _INDEX)
-    if (directory / _PICKLE).is_file():
-        return _read_pickle(directory / _PICKLE)
-    raise FileNotFoundError(f"{directory} holds no weights: {_WEIGHTS} is missing")
-
-
 def assign_weights(
     model: VLMamba,
     tensors: Mapping[str, Tensor],
@@ -161,9 +158,9 @@ def assign_weights(
         del expected[_TIED_HEAD]
     missing, extra = expected.keys() - tensors.keys(), tensors.keys() - expected.keys()
     if missing:
-        raise CheckpointError(f"the weights lack {_some(missing)}: the model needs it")
+        raise CheckpointError(f"the weights lack {some(missing)}: the model needs it")
     if extra:
-        raise CheckpointError(f"the weights hold {_some(extra)}, which the model has no place for")
+        raise CheckpointError(f"the weights hold {some(extra)}, which the model has no place for")
     for name, tensor in tensors.items():
         if tensor.shape != expected[name].shape:
             raise CheckpointError(
@@ -173,7 +170,7 @@ def assign_weights(
             raise CheckpointError(f"the weight {name} is of {tensor.dtype}, expected floats")
     ready = {name: tensor.to(device=device, dtype=dtype) for name, tensor in tensors.items()}
     for name, tensor in ready.items():
-        _check_finite(name, tensor)
+        check_finite(name, tensor)
     if model.config.text.tie_embeddings:
         model.load_state_dict(ready, strict=False, assign=True)
         model.lm_head.weight = model.model.language_model.embeddings.weight
@@ -209,7 +206,7 @@ def _load_ours(
     config = _read_config(settings)
     processor = Processor.load(directory)
     _check_processor(processor, config)
-    tensors = read_weights(directory)
+    tensors = dict(open_weights(directory).items())
     if dtype is None and device.type == "cpu":
         dtype = torch.float32
     elif dtype is None:
@@ -246,61 +243,18 @@ def _check_processor(processor: Processor, config: ModelConfig) -> None:
         )
 
 
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f"{path} is not a whole safetensors file ({error}): copy or download it again"
-        ) from None
+def _to_store(model: VLMamba) -> dict[str, Tensor]:
+    """The tensors of a model directory: the tied head is the table of embeddings, stored once."""
+    tied = model.config.text.tie_embeddings
+    return {n: t for n, t in model.state_dict().items() if not (tied and n == _TIED_HEAD)}
 
 
-def _read_shards(index: Path) -> dict[str, Tensor]:
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not all(isinstance(v, str) for v in places.values()):
-        raise CheckpointError(f"{index} has no weight_map from tensors to files")
-    tensors: dict[str, Tensor] = {}
-    for name in sorted(set(places.values())):
-        if Path(name).name != name:
-            raise CheckpointError(f"{index} names {name!r}: shards lie beside their index")
-        if not (index.parent / name).is_file():
-            raise FileNotFoundError(f"{index.parent / name} is missing: the index names it")
-        shard = _read_safetensors(index.parent / name)
-        for tensor in shard:
-            if places.get(tensor) != name:
-                raise CheckpointError(f"{index} does not place {tensor} in {name}, but it is there")
-        tensors |= shard
-    absent = places.keys() - tensors.keys()
-    if absent:
-        raise CheckpointError(f"{index} names {_some(absent)}, but the shards lack it")
-    return tensors
-
-
-def _read_pickle(path: Path) -> dict[str, Tensor]:
-    """Tensors only: nothing else is unpickled, so no code of the file is run."""
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:
-        raise CheckpointError(
-            f"{path} is not a plain file of weights: it is broken, or holds objects that could run code"
-        ) from None
-    if not isinstance(data, dict) or not all(isinstance(t, Tensor) for t in data.values()):
-        raise CheckpointError(f"{path} is not a plain mapping from names to tensors")
-    return data
-
-
-def _to_store(model: VLMamba, dtype: torch.dtype | None) -> dict[str, Tensor]:
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name == _TIED_HEAD and model.config.text.tie_embeddings:
-            continue
-        stored = tensor.detach().to("cpu", dtype).contiguous()
-        if not stored.isfinite().all():
-            which = "is not finite" if not tensor.isfinite().all() else f"does not fit into {dtype}"
-            raise CheckpointError(f"the weight {name} {which}: the model was not saved")
-        tensors[name] = stored
-    return tensors
+def _stored(name: str, tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    stored = tensor.detach().to("cpu", dtype)
+    if not stored.isfinite().all():
+        which = "is not finite" if not tensor.isfinite().all() else f"does not fit into {dtype}"
+        raise CheckpointError(f"the weight {name} {which}: the model was not saved")
+    return stored
 
 
 def _move_into_place(partial: Path, directory: Path) -> None:
@@ -308,16 +262,12 @@ def _move_into_place(partial: Path, directory: Path) -> None:
         partial.rename(directory)
         return
     # Without its configuration the directory is no model, so a crash from here on cannot leave a mixture.
-    for stale in (directory / "config.json", directory / _INDEX, directory / _PICKLE):
-        stale.unlink(missing_ok=True)
+    weights = (SAFETENSORS, SAFETENSORS_INDEX, PICKLE, PICKLE_INDEX, SHARDS)
+    for pattern in ("config.json", *weights):
+        for stale in directory.glob(pattern):
+            stale.unlink()
     for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
         file.replace(directory / file.name)
-
-
-def _check_finite(name: str, tensor: Tensor) -> None:
-    # A sum is far cheaper than a look at every number, and never finite when one of them is not.
-    if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
-        raise CheckpointError(f"the weight {name} holds numbers that are not finite")
 
 
 def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
@@ -327,13 +277,6 @@ def _as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if not isinstance(named, torch.dtype) or not named.is_floating_point:
         raise ValueError(f"dtype {dtype!r} is unknown: use float32, bfloat16 or float16")
     return named
-
-
-def _some(names: Iterable[str]) -> str:
-    """The first names in order, and how many more there are."""
-    ordered = sorted(names)
-    more = f" and {len(ordered) - 3} more" if len(ordered) > 3 else ""
-    return ", ".join(ordered[:3]) + more
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:

@@ -8,12 +8,13 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from vlmamba.checkpoints import find_directory, read_weights
+from vlmamba.checkpoints import find_directory
 from vlmamba.config import ModelConfig
 from vlmamba.model import VLMamba
 from vlmamba.processing import ImageSettings, Processor, gpt_neox_tokens, read_tokenizer
 from vlmamba.template import Template
 from vlmamba.train.tokenizer import train_tokenizer
+from vlmamba.weight_files import open_weights
 
 log = logging.getLogger("vlmamba")
 
@@ -77,7 +78,7 @@ class PublicParts:
             (model.model.vision_tower, self.vision, ("vision_model.", "vision_tower.", "")),
             (model.model.language_model, self.language, ("backbone.",)),
         ):
-            weights = read_weights(find_directory(source))
+            weights = open_weights(find_directory(source))
             load_part(part, weights, prefixes, source)
         return model
 
