@@ -187,6 +187,20 @@ class TestLoss:
         labels[:, 0] = IGNORE_INDEX
         assert torch.equal(with_first, model(ids, labels=labels).loss)
 
+    def test_an_adapter_in_the_place_of_the_head_takes_effect(self):
+        class Bent(torch.nn.Linear):
+            def forward(self, input: Tensor) -> Tensor:
+                return super().forward(input).square()
+
+        model, ids = random_model(), row(5, 6, 7, 8)
+        plain = model(ids, labels=ids).loss
+        bent = Bent(20, 40, bias=False)
+        bent.weight = model.lm_head.weight
+        model.lm_head = bent
+        expected = F.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:])
+        assert torch.allclose(model(ids, labels=ids).loss, expected)
+        assert not torch.allclose(expected, plain)
+
     def test_nothing_to_learn_is_a_loss_of_zero_not_nan(self):
         model, ids = random_model(), row(5, 6, 7)
         loss = model(ids, labels=torch.full_like(ids, IGNORE_INDEX)).loss

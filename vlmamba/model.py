@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from vlmamba.config import IGNORE_INDEX, ModelConfig
 from vlmamba.connector import build_connector
 from vlmamba.mamba import MambaModel
+from vlmamba.ops import linear_cross_entropy
 from vlmamba.state import State
 from vlmamba.vision import VisionTower
 
@@ -133,8 +134,11 @@ class VLMamba(nn.Module):
         """
         targets = labels[:, 1:]
         supervised = targets != IGNORE_INDEX
-        logits = self.lm_head(hidden[:, :-1][supervised])  # (supervised, v)
-        total = F.cross_entropy(logits.float(), targets[supervised], reduction="sum")
+        rows, targets = hidden[:, :-1][supervised], targets[supervised]
+        if type(self.lm_head) is nn.Linear:
+            total = linear_cross_entropy(rows, self.lm_head.weight, targets)
+        else:  # an adapter, whose logits only it can make
+            total = F.cross_entropy(self.lm_head(rows).float(), targets, reduction="sum")
         return total, supervised.sum()
 
 

@@ -10,6 +10,7 @@ from vlmamba.ops import backend, reference
 __all__ = [
     "causal_conv1d",
     "causal_conv1d_update",
+    "linear_cross_entropy",
     "selective_scan",
     "selective_state_update",
 ]
@@ -107,6 +108,17 @@ def causal_conv1d_update(
     `reference.causal_conv1d_update_ref` is its definition.
     """
     return _implementation(x).causal_conv1d_update(x, conv_state, weight, bias, activation)
+
+
+def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """A language model's head and its loss in one: next-token cross-entropy, summed over rows.
+
+    `reference.linear_cross_entropy_ref` is its definition, shapes included. Differentiable in x and weight.
+    Raises ValueError when a shape does not fit.
+    """
+    t, d = x.shape
+    _expect(weight=(weight, (weight.shape[0], d)), targets=(targets, (t,)))
+    return _implementation(x).linear_cross_entropy(x, weight, targets)
 
 
 def _implementation(tensor: Tensor) -> ModuleType:

@@ -148,8 +148,18 @@ def causal_conv1d_update_ref(
     return out.squeeze(1)
 
 
+def linear_cross_entropy_ref(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    """The cross-entropy of the logits `x @ weight.t()` with `targets`, summed over rows.
+
+    x (t, d); weight (v, d); targets (t,), from 0 to v-1. Returns a scalar, in float32 at least.
+    """
+    logits = F.linear(x, weight)
+    return F.cross_entropy(logits.to(scan_dtype(logits.dtype)), targets, reduction="sum")
+
+
 # The names by which `vlmamba.ops` calls a backend.
 selective_scan = selective_scan_ref
 causal_conv1d = causal_conv1d_ref
 selective_state_update = selective_state_update_ref
 causal_conv1d_update = causal_conv1d_update_ref
+linear_cross_entropy = linear_cross_entropy_ref
