@@ -81,7 +81,8 @@ def published(tmp_path):
     save_file(tower, tmp_path / "siglip" / "model.safetensors")
     language = MambaLM(TEXT).state_dict()
     mamba = {n.replace("embeddings", "embedding"): t.clone() for n, t in language.items()}
-    mamba["backbone.embedding.weight"] = mamba["backbone.embedding.weight"][:37].clone()
+    for name in ("backbone.embedding.weight", "lm_head.weight"):
+        mamba[name] = mamba[name][:37].clone()
     (tmp_path / "mamba").mkdir()
     torch.save(mamba, tmp_path / "mamba" / "pytorch_model.bin")
     return PublicParts(str(tmp_path / "siglip"), str(tmp_path / "mamba")), tower, mamba
@@ -103,11 +104,11 @@ def test_public_parts_are_taken_out_of_their_checkpoints(published):
 def test_a_checkpoint_without_the_part_is_refused(published, tmp_path):
     parts, tower, _ = published
     mixed_up = PublicParts(parts.language, parts.language)
-    with pytest.raises(ValueError, match=r"has no tensor vision_model\.embeddings"):
+    with pytest.raises(ValueError, match=r"lacks model\.vision_tower\.embeddings"):
         mixed_up.model(CONFIG, seed=0)
     del tower["vision_model.encoder.layers.1.mlp.fc1.bias"]
     save_file(tower, tmp_path / "siglip" / "model.safetensors")
     with pytest.raises(ValueError, match=r"encoder\.layers\.1\.mlp\.fc1\.bias"):
         parts.model(CONFIG, seed=0)
-    with pytest.raises(FileNotFoundError, match="no such model directory"):
+    with pytest.raises(FileNotFoundError, match="no such file or directory"):
         PublicParts(str(tmp_path / "none" / "x"), parts.language).model(CONFIG, seed=0)

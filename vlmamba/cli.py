@@ -13,6 +13,7 @@ from vlmamba.commands.chat import chat
 from vlmamba.commands.doctor import doctor
 from vlmamba.commands.eval import evaluate
 from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError
+from vlmamba.commands.import_parts import import_parts
 from vlmamba.commands.report import report
 from vlmamba.commands.score import score
 from vlmamba.commands.train import train
@@ -31,6 +32,7 @@ app = typer.Typer(
 for command in (ask, chat, train, score, report, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
+app.command("import")(import_parts)
 
 
 def _print_version(wanted: bool) -> None:

@@ -148,11 +148,11 @@ class ModelConfig:
         return {
             "architectures": ["VLMambaForConditionalGeneration"],
             "model_type": "vlmamba",
-            "vision_config": _vision_to_dict(self.vision),
+            "vision_config": vision_to_dict(self.vision),
             "connector_config": {
                 f.name: getattr(self.connector, f.name) for f in fields(ConnectorConfig)
             },
-            "text_config": _text_to_dict(self.text),
+            "text_config": text_to_dict(self.text),
             "vision_feature_layer": self.vision.feature_layer,
             "image_token_id": self.image_token_id,
             "eos_token_id": self.eos_token_id,
@@ -213,7 +213,8 @@ _TEXT_NAMES = {
 }
 
 
-def _vision_to_dict(config: VisionConfig) -> dict[str, Any]:
+def vision_to_dict(config: VisionConfig) -> dict[str, Any]:
+    """As transformers' CLIPVisionConfig and SiglipVisionConfig name it, without the feature layer."""
     names = [*_VISION_SIZES, "patch_size", "layer_norm_eps", "hidden_act"]
     return {"model_type": f"{config.layout}_vision_model"} | {k: getattr(config, k) for k in names}
 
@@ -234,7 +235,8 @@ def vision_from_dict(data: Mapping[str, Any], feature_layer: int) -> VisionConfi
     )
 
 
-def _text_to_dict(config: MambaConfig) -> dict[str, Any]:
+def text_to_dict(config: MambaConfig) -> dict[str, Any]:
+    """As transformers' MambaConfig names it."""
     values = {theirs: getattr(config, ours) for ours, theirs in _TEXT_NAMES.items()}
     return {
         "model_type": "mamba",

@@ -1,20 +1,23 @@
 """Where a training run begins: parts that were trained before, or parts with nothing learnt yet."""
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from vlmamba.checkpoints import find_directory
+from vlmamba.checkpoints import empty_model
 from vlmamba.config import ModelConfig
+from vlmamba.exchange.importing import Parts as OpenedParts
+from vlmamba.exchange.importing import draw_connector, make_plan
+from vlmamba.exchange.sources import locate, open_checkpoint
 from vlmamba.model import VLMamba
 from vlmamba.processing import ImageSettings, Processor, gpt_neox_tokens, read_tokenizer
 from vlmamba.template import Template
 from vlmamba.train.tokenizer import train_tokenizer
-from vlmamba.weight_files import open_weights
+from vlmamba.weight_files import check_finite
 
 log = logging.getLogger("vlmamba")
 
@@ -58,8 +61,9 @@ class PublicParts:
     """Published weights: a directory each, or a hub id. The connector starts fresh (paper Sec. 4.1).
 
     vision: a CLIP or SigLIP checkpoint, whole or the tower alone; language: a Mamba checkpoint of state-spaces or
-    of transformers. Raises FileNotFoundError for what is missing and ValueError, naming the tensor, for a
-    checkpoint that does not hold the part that the configuration asks for.
+    of transformers, or the one in a checkpoint of Cobra; either may be a whole vlmamba model. Raises FileNotFoundError
+    for what is missing and ValueError, naming the tensor, for a checkpoint that does not hold the part that the
+    configuration asks for.
     """
 
     vision: str
@@ -67,47 +71,28 @@ class PublicParts:
     tokenizer: str = "EleutherAI/gpt-neox-20b"
 
     def processor(self, config: ModelConfig, image: ImageSettings, template: Template) -> Processor:
-        tokenizer = read_tokenizer(find_directory(self.tokenizer) / "tokenizer.json")
+        tokenizer = read_tokenizer(locate(self.tokenizer) / "tokenizer.json")
         tokens = gpt_neox_tokens(tokenizer)
         return Processor(tokenizer, image, config.vision.num_patches, template, **tokens)
 
     def model(self, config: ModelConfig, seed: int) -> VLMamba:
-        torch.manual_seed(seed)
-        model = VLMamba(config)
-        for part, source, prefixes in (
-            (model.model.vision_tower, self.vision, ("vision_model.", "vision_tower.", "")),
-            (model.model.language_model, self.language, ("backbone.",)),
-        ):
-            weights = open_weights(find_directory(source))
-            load_part(part, weights, prefixes, source)
+        parts = OpenedParts(
+            open_checkpoint(self.language), open_checkpoint(self.vision), None,
+            config.text, config.vision, config.connector,
+        )  # fmt: skip
+        plan = make_plan(parts)
+        drawn = draw_connector(parts, plan, seed)
+        model = empty_model(config)
+        with torch.no_grad():
+            for name, parameter in model.state_dict().items():
+                if name not in plan.placed:
+                    continue  # the head, which is the table of embeddings
+                tensor = drawn[name] if name in drawn else plan.placed[name].read()
+                check_finite(plan.placed[name].published or name, tensor)
+                parameter.copy_(tensor)
+        for checkpoint in parts.checkpoints:
+            unused = [u.published for u in plan.unused if u.checkpoint is checkpoint]
+            log.info(
+                "%s: %d tensors not used, such as %s", checkpoint.label, len(unused), unused[:3]
+            )
         return model
-
-
-def load_part(
-    part: nn.Module, weights: Mapping[str, Tensor], prefixes: tuple[str, ...], source: str
-) -> None:
-    """Copies a part's weights out of a checkpoint that may hold more; every tensor of the part must be there."""
-    unused = set(weights)
-    with torch.no_grad():
-        for name, parameter in part.named_parameters():
-            # state-spaces writes the table `embedding`, transformers `embeddings`.
-            spellings = (name, name.replace("embeddings.weight", "embedding.weight"))
-            found = [p + s for p in prefixes for s in spellings if p + s in weights]
-            if not found:
-                raise ValueError(
-                    f"{source} has no tensor {prefixes[0]}{name}: is it the right checkpoint?"
-                )
-            tensor = weights[found[0]]
-            if name == "embeddings.weight" and len(tensor) < len(parameter):
-                padding = tensor.new_zeros(len(parameter) - len(tensor), tensor.shape[1])
-                tensor = torch.cat([tensor, padding])  # the vocabulary padded to whole tiles
-            if tensor.shape != parameter.shape:
-                raise ValueError(
-                    f"{source}: {found[0]} is {tuple(tensor.shape)}, the configuration asks for "
-                    f"{tuple(parameter.shape)}"
-                )
-            if not tensor.isfinite().all():
-                raise ValueError(f"{source}: {found[0]} is not finite: download it again")
-            parameter.copy_(tensor)
-            unused.discard(found[0])
-    log.info("%s: %d tensors not used, such as %s", source, len(unused), sorted(unused)[:3])
