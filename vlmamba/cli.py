@@ -10,6 +10,7 @@ import typer
 from vlmamba import __version__
 from vlmamba.commands.ask import ask
 from vlmamba.commands.chat import chat
+from vlmamba.commands.data import data
 from vlmamba.commands.doctor import doctor
 from vlmamba.commands.eval import evaluate
 from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError
@@ -33,6 +34,7 @@ for command in (ask, chat, train, score, report, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command("import")(import_parts)
+app.add_typer(data, name="data")
 
 
 def _print_version(wanted: bool) -> None:

@@ -4,7 +4,7 @@ import io
 import logging
 import warnings
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -21,8 +21,15 @@ _READABLE = "PNG, JPEG, GIF, BMP, PPM, WebP, TIFF, AVIF or ICO"
 _ORIENTATION = 0x0112  # EXIF tag
 
 
+Unusable = Literal["missing", "empty", "truncated", "undecodable", "bomb"]
+
+
 class PictureError(ValueError):
-    """A picture that cannot be used; the message is one line that says what to do."""
+    """A picture that cannot be used; the message is one line that says what to do, `reason` its kind."""
+
+    def __init__(self, message: str, reason: Unusable = "undecodable") -> None:
+        super().__init__(message)
+        self.reason: Unusable = reason
 
 
 def open_picture(source: Picture) -> Image.Image:
@@ -38,19 +45,19 @@ def open_picture(source: Picture) -> Image.Image:
         return _decode(source, "the picture")
     if isinstance(source, bytes):
         if not source:
-            raise PictureError("the picture is empty: 0 bytes arrived")
+            raise PictureError("the picture is empty: 0 bytes arrived", "empty")
         return _open(io.BytesIO(source), "the picture")
     path = Path(source)
     if path.is_dir():
         raise PictureError(f"{path} is a directory: name one picture in it")
     if not path.exists():
-        raise PictureError(f"{path}: no such picture: check the path")
+        raise PictureError(f"{path}: no such picture: check the path", "missing")
     if not (path.is_file() or path.is_fifo()):
         raise PictureError(f"{path} is not a file: name a picture")
     try:
         with path.open("rb") as file:
             if not file.peek(1):
-                raise PictureError(f"{path} is empty: copy or download it again")
+                raise PictureError(f"{path} is empty: copy or download it again", "empty")
             return _open(file, str(path))
     except OSError as error:
         raise PictureError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -63,7 +70,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
         try:
             opened = Image.open(file, formats=_FORMATS)
         except Image.DecompressionBombError:
-            raise PictureError(_too_large(name)) from None
+            raise PictureError(_too_large(name), "bomb") from None
         except Exception:  # decoders raise anything on broken headers
             raise PictureError(
                 f"{name} is not a picture that can be read: give a whole {_READABLE} file"
@@ -75,7 +82,7 @@ def _open(file: IO[bytes], name: str) -> Image.Image:
 def _decode(opened: Image.Image, name: str) -> Image.Image:
     width, height = opened.size
     if width * height > MAX_PIXELS:
-        raise PictureError(_too_large(name))
+        raise PictureError(_too_large(name), "bomb")
     if width * height == 0:
         raise PictureError(f"{name} has no pixels: it is {width} x {height}")
     try:
@@ -87,8 +94,16 @@ def _decode(opened: Image.Image, name: str) -> Image.Image:
         if opened.getexif().get(_ORIENTATION, 1) != 1:
             opened = ImageOps.exif_transpose(opened)
         return _to_rgb(opened, name)
-    except Exception:  # so do they on broken data
-        raise PictureError(f"{name} is truncated or damaged: copy or download it again") from None
+    except Exception as error:  # so do they on broken data
+        reason = "truncated" if _ends_early(error) else "undecodable"
+        raise PictureError(
+            f"{name} is truncated or damaged: copy or download it again", reason
+        ) from None
+
+
+def _ends_early(error: Exception) -> bool:
+    """Whether a decoder ran out of bytes; there is no other sign than its words."""
+    return isinstance(error, EOFError) or "truncated" in str(error)
 
 
 def _to_rgb(picture: Image.Image, name: str) -> Image.Image:

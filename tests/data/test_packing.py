@@ -9,8 +9,9 @@ from tiny import IMAGE, tiny_config, tiny_processor
 
 from vlmamba.data.batches import in_order
 from vlmamba.data.drawn import Drawing
+from vlmamba.data.faults import BadSampleError
 from vlmamba.data.packing import Packed, pack, shuffled
-from vlmamba.data.samples import BadSampleError, Sample, packed_batch, padded_batch
+from vlmamba.data.samples import Sample, packed_batch, padded_batch
 from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.template import Turn
 from vlmamba.train.loop import language_loss
@@ -38,7 +39,7 @@ class SomeSamples:
 
     def sample(self, k: int) -> Sample:
         if k in self.unreadable:
-            raise BadSampleError(f"s{k} is unreadable")
+            raise BadSampleError("undecodable", f"sample s{k}")
         return self.samples[k]
 
 
@@ -156,7 +157,7 @@ def test_unreadable_samples_are_left_out_aloud_up_to_a_limit(caplog):
     bad = SomeSamples(unreadable=(3, 7))
     packed = Packed(bad, batch_size=20, max_length=120, seed=0, max_bad=0.1)
     assert not {"s3", "s7"} & set(packed.batch(0).sample_ids)
-    assert "s3 is unreadable" in caplog.text
+    assert "a picture cannot be decoded: sample s3" in caplog.text
     with pytest.raises(ValueError, match="2 samples could not be read, 1 are allowed"):
         Packed(bad, batch_size=20, max_length=120, seed=0, max_bad=0.05).batch(0)
 

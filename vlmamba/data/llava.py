@@ -1,28 +1,21 @@
-"""Conversations in LLaVA's format: one JSON list, or JSON lines, of samples that name their pictures.
+"""Data in LLaVA's format as training samples: a file of conversations and the folder of their pictures."""
 
-The rules are those of haotian-liu/LLaVA (llava/train/train.py): unknown keys are ignored; of a sample with a
-picture every `<image>` mark is taken out of the turn it stands in and the picture put before the words; of a
-sample without, the mark is text. A first turn that is not the human's is dropped. What LLaVA stops at or
-learns wrongly from, a bad sample, is left out here, counted by reason, and said.
-"""
-
-import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
+from vlmamba.data.conversations import parse
+from vlmamba.data.faults import FAULTS, BadSampleError
 from vlmamba.data.grouping import Grouped
+from vlmamba.data.index import index_of
 from vlmamba.data.packing import Packed
-from vlmamba.data.samples import BadSampleError, Sample
+from vlmamba.data.samples import Sample
+from vlmamba.data.sources import open_source
 from vlmamba.pictures import PictureError, open_picture
 from vlmamba.processing import Processor
-from vlmamba.template import IMAGE_TOKEN, Role, Turn
 
 log = logging.getLogger("vlmamba")
-_ROLES: dict[str, Role] = {"human": "user", "gpt": "assistant"}
 
 
 @dataclass(frozen=True)
@@ -43,18 +36,10 @@ class LlavaData:
         return Grouped(samples, samples.has_picture, batch_size, seed, self.max_bad)
 
 
-@dataclass(frozen=True)
-class Record:
-    """One sample as its file gives it: name, paths of its pictures, turns."""
-
-    name: str
-    pictures: tuple[str, ...]
-    turns: tuple[Turn, ...]
-
-
 class LlavaSamples:
     """The samples of a file that can be learnt from; `dropped` counts the others by reason.
 
+    What a sample holds is read from the file whenever it is asked for; only places and lengths stay in memory.
     Raises FileNotFoundError for a missing file or folder, and ValueError when the file is not of this format
     or no sample is left.
     """
@@ -62,127 +47,47 @@ class LlavaSamples:
     def __init__(
         self, file: str | Path, images: str | Path, processor: Processor, max_length: int
     ) -> None:
-        self.processor, self.root = processor, Path(images)
-        if not self.root.is_dir():
-            raise FileNotFoundError(f"{images}: no such folder of pictures")
-        self.dropped: Counter[str] = Counter()
-        self.records: list[Record] = []
-        self.lengths: list[int] = []
-        for data in read_records(Path(file)):
-            try:
-                conversation = parse(data)
-                length = self._length(conversation, max_length)
-            except BadSampleError as error:
-                self.dropped[str(error)] += 1
-                continue
-            self.records.append(conversation)
-            self.lengths.append(length)
+        self.processor, self.max_length = processor, max_length
+        self.source = open_source(file, images)
+        index = index_of(self.source, processor)
+        reasons = [
+            index.fault(k) or ("too-long" if length > max_length else "")
+            for k, length in enumerate(index.lengths.tolist())
+        ]
+        if "bad-json" in reasons:
+            self.source.read(reasons.index("bad-json"))  # raises, and says where
+        self.dropped = Counter(filter(None, reasons))
+        self.numbers = [k for k, reason in enumerate(reasons) if not reason]
+        self.lengths = index.lengths[self.numbers].tolist()
+        self.has_picture = (index.pictures[self.numbers] > 0).tolist()
         self._report(Path(file))
 
-    @property
-    def has_picture(self) -> list[bool]:
-        return [bool(conversation.pictures) for conversation in self.records]
-
     def sample(self, k: int) -> Sample:
-        conversation = self.records[k]
+        number = self.numbers[k]
+        conversation = parse(self.source.read(number))
         ids, labels = self.processor.training_ids(conversation.turns)
+        name = conversation.id or self.source.place(number)
         try:
-            pictures = [open_picture(self.root / path) for path in conversation.pictures]
+            pictures = [
+                open_picture(self.source.picture(number, path)) for path in conversation.pictures
+            ]
         except PictureError as error:
-            raise BadSampleError(f"sample {conversation.name}: {error}") from None
-        return Sample(conversation.name, ids, labels, pictures)
-
-    def _length(self, conversation: Record, max_length: int) -> int:
-        """Tokens of a conversation. Never cut: a sample without its pictures' or answer's end teaches wrong."""
-        try:
-            ids, _ = self.processor.training_ids(conversation.turns)
-        except ValueError as error:
-            raise BadSampleError(str(error)) from None
-        if len(ids) > max_length:
-            raise BadSampleError(f"longer than {max_length} tokens")
-        return len(ids)
+            raise BadSampleError(error.reason, f"sample {name}: {error}") from None
+        except BadSampleError as error:
+            raise BadSampleError(error.reason, f"sample {name}: {error.detail}") from None
+        return Sample(name, ids, labels, pictures)
 
     def _report(self, file: Path) -> None:
-        kept, dropped = len(self.records), self.dropped.total()
+        kept, dropped = len(self.numbers), self.dropped.total()
         if not kept:
-            raise ValueError(f"{file} holds no sample to learn from: {_counts(self.dropped)}")
+            raise ValueError(f"{file} holds no sample to learn from: {self._reasons()}")
         log.info("%s: %d samples", file, kept)
         if dropped:
             log.warning(
                 "%s: %d of %d samples left out: %s",
-                file,
-                dropped,
-                kept + dropped,
-                _counts(self.dropped),
-            )
+                file, dropped, kept + dropped, self._reasons(),
+            )  # fmt: skip
 
-
-def read_records(file: Path) -> Iterator[Any]:
-    """The samples of a JSON list or of JSON lines; raises ValueError naming the line that is not JSON."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such data file")
-    if file.suffix == ".jsonl":
-        with file.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _from_json(line, f"{file}:{number}")
-        return
-    records = _from_json(file.read_text(encoding="utf-8"), str(file))
-    if not isinstance(records, list):
-        raise ValueError(f"{file} holds no list of samples: name JSON lines .jsonl")
-    yield from records
-
-
-def parse(data: Any) -> Record:
-    """A sample of the file as a conversation; raises BadSampleError with a reason that many samples can share."""
-    if not isinstance(data, dict) or not isinstance(data.get("conversations"), list):
-        raise BadSampleError("no list of conversations")
-    pictures = data.get("image") or ()
-    pictures = (pictures,) if isinstance(pictures, str) else tuple(pictures)
-    for path in pictures:
-        if not isinstance(path, str) or not _stays_inside(path):
-            raise BadSampleError("a picture's path leaves the folder of pictures")
-    turns = [_turn(turn, bool(pictures)) for turn in data["conversations"]]
-    if turns and turns[0].role != "user":
-        turns = turns[1:]
-    if turns and turns[-1].role == "user":  # nothing answers it
-        turns = turns[:-1]
-    if any(turn.role != ("user", "assistant")[i % 2] for i, turn in enumerate(turns)):
-        raise BadSampleError("roles do not alternate")
-    if not turns:
-        raise BadSampleError("no answer to learn")
-    if len(pictures) == 1:  # several marks in a turn are one
-        turns = [replace(turn, num_pictures=min(turn.num_pictures, 1)) for turn in turns]
-    if len(pictures) != sum(turn.num_pictures for turn in turns):
-        raise BadSampleError("the number of <image> marks is not that of the pictures")
-    return Record(str(data.get("id", "")) or "unnamed", pictures, tuple(turns))
-
-
-def _turn(data: Any, has_pictures: bool) -> Turn:
-    if not isinstance(data, dict) or not isinstance(data.get("value"), str):
-        raise BadSampleError("a turn without a value")
-    role = _ROLES.get(data.get("from", ""))
-    if role is None:
-        raise BadSampleError("a turn that is neither from human nor from gpt")
-    text = data["value"]
-    if not has_pictures or IMAGE_TOKEN not in text:
-        return Turn(role, text)
-    if role == "assistant":
-        raise BadSampleError("an <image> mark in an answer")
-    return Turn(role, text.replace(IMAGE_TOKEN, "").strip(), text.count(IMAGE_TOKEN))
-
-
-def _stays_inside(path: str) -> bool:
-    parts = PurePosixPath(path.replace("\\", "/"))
-    return not parts.is_absolute() and ".." not in parts.parts and ":" not in parts.parts[0]
-
-
-def _from_json(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where} is not valid JSON: {error}") from None
-
-
-def _counts(reasons: Mapping[str, int]) -> str:
-    return "; ".join(f"{reason}: {count}" for reason, count in sorted(reasons.items()))
+    def _reasons(self) -> str:
+        texts = FAULTS | {"too-long": f"longer than {self.max_length} tokens"}
+        return "; ".join(f"{texts[reason]}: {n}" for reason, n in sorted(self.dropped.items()))

@@ -61,10 +61,21 @@ class Packed:
 
     def _pack(self, epoch: int) -> list[list[int]]:
         order = shuffled(len(self.samples.lengths), self.seed, epoch)
-        rows = []
-        for start in range(0, len(order), WINDOW):
-            rows += pack(order[start : start + WINDOW], self.samples.lengths, self.max_length)
+        rows = pack_all(order, self.samples.lengths, self.max_length)
         return [rows[k] for k in shuffled(len(rows), self.seed, epoch)]
+
+
+def pack_all(
+    numbers: Sequence[int], lengths: Sequence[int], max_length: int, window: int = WINDOW
+) -> list[list[int]]:
+    """Rows of samples, window by window in the given order; the emptiest row of a window goes on to the next."""
+    rows: list[list[int]] = []
+    left: list[int] = []
+    for start in range(0, len(numbers), window):
+        packed = pack([*left, *numbers[start : start + window]], lengths, max_length)
+        left = min(packed, key=lambda row: sum(lengths[k] for k in row))
+        rows += (row for row in packed if row is not left)
+    return [*rows, left] if left else rows
 
 
 def pack(numbers: Sequence[int], lengths: Sequence[int], max_length: int) -> list[list[int]]:

@@ -10,13 +10,10 @@ from PIL import Image
 from torch import Tensor
 
 from vlmamba.data.batches import Batch
+from vlmamba.data.faults import BadSampleError
 from vlmamba.processing import IGNORE_INDEX, Processor
 
 log = logging.getLogger("vlmamba")
-
-
-class BadSampleError(ValueError):
-    """A sample that cannot be learnt from; the message is its reason."""
 
 
 @dataclass(frozen=True)

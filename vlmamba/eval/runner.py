@@ -33,13 +33,13 @@ from vlmamba.eval import manifest
 from vlmamba.eval.contents import Contents
 from vlmamba.eval.grading import Grading
 from vlmamba.eval.journal import Journal
-from vlmamba.eval.meter import Meter
 from vlmamba.eval.outcome import Outcome, conclude
 from vlmamba.eval.picture_files import describe_missing, name_pictures
 from vlmamba.eval.plan import Album, batches, group_by_picture, limited, with_pictures
 from vlmamba.eval.processes import Processes
 from vlmamba.eval.task import Protocol
 from vlmamba.eval.tasks import benchmark
+from vlmamba.meter import Meter
 from vlmamba.pictures import PictureError, open_picture
 from vlmamba.vlm import VLM, embedded_model
 

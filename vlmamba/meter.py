@@ -1,4 +1,4 @@
-"""How far a benchmark is: a bar on a terminal, now and then a plain line elsewhere."""
+"""How far a long count is: a bar on a terminal, now and then a plain line elsewhere."""
 
 import sys
 import time
@@ -17,10 +17,13 @@ LINE_EVERY_S = 30.0
 
 
 class Meter:
-    """Answers given, answers a second and the time left, on standard error."""
+    """Things done (`verb`: answered, read), how many a second and the time left, on standard error."""
 
-    def __init__(self, task: str, start: int, total: int, quiet: bool = False) -> None:
+    def __init__(
+        self, task: str, start: int, total: int, quiet: bool = False, verb: str = "answered"
+    ) -> None:
         self.task, self.start, self.total, self.done = task, start, total, start
+        self.verb = verb
         self.quiet = quiet
         self.began = self.said = time.monotonic()
         console = Console(file=sys.stderr)
@@ -41,16 +44,16 @@ class Meter:
         if self.bar is not None:
             self.bar.start()
         elif self.start and not self.quiet:
-            self._say(f"{self.task}: {self.start:,} of {self.total:,} were answered before")
+            self._say(f"{self.task}: {self.start:,} of {self.total:,} were {self.verb} before")
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.bar is not None:
             self.bar.stop()
 
-    def advance(self, answers: int) -> None:
-        """Counts answers that are now on disk."""
-        self.done += answers
+    def advance(self, count: int) -> None:
+        """Counts things that are now done for good."""
+        self.done += count
         now = time.monotonic()
         rate = (self.done - self.start) / max(now - self.began, 1e-9)
         if self.bar is not None:
@@ -59,7 +62,8 @@ class Meter:
             self.said = now
             left = (self.total - self.done) / rate if rate else 0
             self._say(
-                f"{self.task}: {self.done:,} of {self.total:,} answered, {rate:,.1f}/s, {left:,.0f} s left"
+                f"{self.task}: {self.done:,} of {self.total:,} {self.verb}, {rate:,.1f}/s, "
+                f"{left:,.0f} s left"
             )
 
     def _say(self, line: str) -> None:
