@@ -230,15 +230,23 @@ class TestPacking:
 
 
 class TestTraining:
-    def test_gradient_checkpointing_changes_nothing(self):
+    @pytest.mark.parametrize("recompute", ["scan", "mixer"])
+    def test_recomputing_changes_nothing(self, recompute):
         ids = tokens(2, 9)
         plain, saving = random_model().train(), random_model().train()
-        saving.backbone.gradient_checkpointing = True
+        saving.backbone.recompute = recompute
+        mixer = saving.backbone.layers[1].mixer
+        calls = []
+        mixer.in_proj.register_forward_hook(lambda *_: calls.append("in_proj"))
+        mixer.x_proj.register_forward_hook(lambda *_: calls.append("x_proj"))
+        mixer.out_proj.register_forward_hook(lambda *_: calls.append("out_proj"))
         for model in (plain, saving):
             model(ids).square().sum().backward()
         expected = dict(plain.named_parameters())
         for name, parameter in saving.named_parameters():
             assert torch.equal(parameter.grad, expected[name].grad), name
+        again = {"scan": ["x_proj"], "mixer": ["in_proj", "x_proj"]}[recompute]
+        assert calls == ["in_proj", "x_proj", "out_proj", *again]
 
     @pytest.mark.parametrize("name", ["in_proj", "x_proj", "dt_proj", "out_proj"])
     def test_an_adapter_around_a_projection_takes_effect(self, name):
@@ -277,9 +285,7 @@ class TestNumerics:
         wide = random_model()(tokens(1, 16))
         residuals = []
         for block in model.backbone.layers:
-            block.register_forward_hook(
-                lambda _, inputs, output: residuals.extend([inputs[0], output])
-            )
+            block.register_forward_hook(lambda _, inputs, output: residuals.append(output[1]))
         assert state.ssm_state.dtype == torch.float32
         assert all(t.dtype == torch.float32 for t in model.backbone.layers[0].mixer.dynamics())
         logits = model(tokens(1, 16), state=state)

@@ -5,6 +5,7 @@ called as a module, so that an adapter put in its place takes effect.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,19 +14,24 @@ from torch.utils.checkpoint import checkpoint
 
 from vlmamba.config import MambaConfig
 from vlmamba.ops import (
+    add_rms_norm,
     causal_conv1d,
     causal_conv1d_update,
     selective_scan,
     selective_state_update,
 )
+from vlmamba.ops.precision import compute_dtype
 from vlmamba.state import State
+
+# What the backward pass does once more: nothing, a mixer from the convolution to the scan, or all of it.
+Recompute = Literal["nothing", "scan", "mixer"]
 
 # softplus of this is exactly 0: the state passes a padded position unchanged.
 _NO_STEP = -1e4
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) * weight, computed in float32 and returned in the weight's dtype."""
+    """x / rms(x) * weight, computed in float32 and returned in the dtype that the next layer computes in."""
 
     def __init__(self, width: int, eps: float = 1e-5) -> None:
         super().__init__()
@@ -33,9 +39,11 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = torch.promote_types(x.dtype, torch.float32)
-        weight = self.weight.to(wide)
-        return F.rms_norm(x.to(wide), weight.shape, weight, self.eps).to(self.weight.dtype)
+        return self.add(x, None)[0]
+
+    def add(self, x: Tensor, residual: Tensor | None) -> tuple[Tensor, Tensor]:
+        """residual + x (.., d), normed, and as it is: the residual of the next layer, in float32 at least."""
+        return add_rms_norm(x, residual, self.weight, self.eps, dtype=compute_dtype(self.weight))
 
 
 class DtProjection(nn.Linear):
@@ -173,17 +181,35 @@ class MambaMixer(SelectiveSSM):
         state: tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        *,
+        recompute: bool = False,
     ) -> Tensor:
-        """hidden (b, l, d) -> (b, l, d); the other arguments as in `SelectiveSSM.scan`."""
+        """hidden (b, l, d) -> (b, l, d); the other arguments as in `SelectiveSSM.scan`.
+
+        `recompute`: keep in_proj's output alone for the backward pass, which then does the rest once more. The
+        rest is cheap in time and dear in memory: of the matrix products it holds only x_proj and dt_proj.
+        """
         if state is not None and hidden.shape[1] == 1 and lengths is None and reset is None:
             x, z = self.in_proj(hidden.squeeze(1)).chunk(2, dim=-1)  # (b, e)
             return self.out_proj(self.step(x, z, state)).unsqueeze(1)
-        x, z = self.in_proj(hidden).chunk(2, dim=-1)  # (b, l, e)
+        xz = self.in_proj(hidden)  # (b, l, 2e)
+        if recompute:
+            return checkpoint(self._rest, xz, state, lengths, reset, use_reentrant=False)  # pyright: ignore[reportReturnType]
+        return self._rest(xz, state, lengths, reset)
+
+    def _rest(
+        self,
+        xz: Tensor,
+        state: tuple[Tensor, Tensor] | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+    ) -> Tensor:
+        x, z = xz.chunk(2, dim=-1)  # (b, l, e)
         return self.out_proj(self.scan(x, z, state, lengths, reset))
 
 
 class MambaBlock(nn.Module):
-    """Pre-norm residual block around a mixer."""
+    """A mixer with the residual add and the norm before it, which are one op."""
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
@@ -192,14 +218,24 @@ class MambaBlock(nn.Module):
 
     def forward(
         self,
-        residual: Tensor,
+        hidden: Tensor,
+        residual: Tensor | None,
         state: tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
-    ) -> Tensor:
-        """residual (b, l, d), float32 -> (b, l, d), float32."""
-        mixed = self.mixer(self.norm(residual), state, lengths, reset)
-        return residual + mixed.to(residual.dtype)
+        recompute: Recompute = "nothing",
+    ) -> tuple[Tensor, Tensor]:
+        """The output of the mixer before and the residual it belongs to (b, l, d) -> the same after this one.
+
+        The residual is float32 at least, None before the first block. What `recompute` names is done again in
+        the backward pass, instead of kept for it.
+        """
+        normed, residual = self.norm.add(hidden, residual)
+        if recompute == "mixer":
+            mixed = checkpoint(self.mixer, normed, state, lengths, reset, use_reentrant=False)
+        else:
+            mixed = self.mixer(normed, state, lengths, reset, recompute=recompute == "scan")
+        return mixed, residual  # pyright: ignore[reportReturnType]
 
 
 class MambaModel(nn.Module):
@@ -208,7 +244,8 @@ class MambaModel(nn.Module):
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
+        self.gradient_checkpointing = False  # transformers' switch: the same as recompute = "mixer"
+        self.recompute: Recompute = "nothing"  # in training, see MambaBlock
         self.embeddings = nn.Embedding(config.vocab_size, config.d_model)
         self.layers = nn.ModuleList(MambaBlock(config) for _ in range(config.n_layer))
         self.norm_f = RMSNorm(config.d_model, config.norm_epsilon)
@@ -270,18 +307,17 @@ class MambaModel(nn.Module):
         b, l, _ = inputs_embeds.shape
         if state is not None and state.batch_size != b:
             raise ValueError(f"the state holds {state.batch_size} sequences, the input {b}")
-        residual = inputs_embeds.to(torch.promote_types(inputs_embeds.dtype, torch.float32))
+        recompute = "mixer" if self.gradient_checkpointing else self.recompute
+        hidden, residual = inputs_embeds, None
         for i, block in enumerate(self.layers):
             layer_state = (state.conv_state[i], state.ssm_state[i]) if state is not None else None
-            if self.gradient_checkpointing and self.training:
-                residual = checkpoint(
-                    block, residual, layer_state, lengths, reset, use_reentrant=False
-                )
-            else:
-                residual = block(residual, layer_state, lengths, reset)
+            hidden, residual = block(
+                hidden, residual, layer_state, lengths, reset,
+                recompute if self.training else "nothing",
+            )  # fmt: skip
         if state is not None:
             state.length += lengths if lengths is not None else l
-        return self.norm_f(residual)
+        return self.norm_f.add(hidden, residual)[0]
 
 
 class MambaLM(nn.Module):

@@ -103,7 +103,8 @@ def test_gradient_checkpointing_changes_no_gradient():
     plain, saving = small_model().train(), small_model().train()
     saving.gradient_checkpointing_enable()
     recomputed = []
-    saving.model.language_model.layers[0].register_forward_pre_hook(lambda *_: recomputed.append(1))
+    mixer = saving.model.language_model.layers[0].mixer
+    mixer.register_forward_pre_hook(lambda *_: recomputed.append(1))
     for model in (plain, saving):
         model(**batch).loss.backward()
     assert len(recomputed) == 2

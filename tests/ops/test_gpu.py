@@ -323,7 +323,7 @@ def compile_for(architecture, kernel, arguments, options):
     """The kernel compiled as for a real launch: absent tensors and ones folded, alignment known."""
     names = {
         torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float64: "*fp64",
-        torch.uint8: "*u8", torch.int32: "*i32",
+        torch.uint8: "*u8", torch.int32: "*i32", torch.int64: "*i64",
     }  # fmt: skip
     signature, constants, attributes = {}, {}, {}
     for position, param in enumerate(kernel.params):

@@ -8,6 +8,7 @@ from torch import Tensor
 from vlmamba.ops import backend, reference
 
 __all__ = [
+    "add_rms_norm",
     "causal_conv1d",
     "causal_conv1d_update",
     "linear_cross_entropy",
@@ -108,6 +109,26 @@ def causal_conv1d_update(
     `reference.causal_conv1d_update_ref` is its definition.
     """
     return _implementation(x).causal_conv1d_update(x, conv_state, weight, bias, activation)
+
+
+def add_rms_norm(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    eps: float = 1e-5,
+    *,
+    dtype: torch.dtype | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Adds `hidden` to the residual stream and norms it; `reference.add_rms_norm_ref` is its definition.
+
+    Returns normed (.., d), in the weight's dtype unless `dtype` names another, and the new residual
+    (.., d), in float32 (float64 for float64 inputs). Differentiable in every tensor argument.
+    Raises ValueError when a shape does not fit.
+    """
+    _expect(residual=(residual, tuple(hidden.shape)), weight=(weight, (hidden.shape[-1],)))
+    return _implementation(hidden).add_rms_norm(
+        hidden, residual, weight, eps, weight.dtype if dtype is None else dtype
+    )
 
 
 def linear_cross_entropy(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:

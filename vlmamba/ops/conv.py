@@ -1,13 +1,15 @@
-"""The causal depthwise convolution with SiLU on a GPU: a Triton kernel each way over tiles of positions x channels.
+"""The causal depthwise convolution with SiLU on a GPU: one warp walks a run of positions of some channels.
 
-The backward pass computes the pre-activations anew instead of saving them; the sums over positions (weight,
-bias) are float32 partial sums, one slot a tile, added by one deterministic second pass.
+Every input of a run is read once and lies in registers while the k outputs that see it are computed. The
+backward pass computes the pre-activations anew instead of saving them; each program adds the gradients of weight
+and bias over several runs and leaves float32 partial sums, which one deterministic second pass adds.
 """
 
 # Kernels are written in Triton's language, which only looks like Python: its types are not Python's.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportAttributeAccessIssue=false
 # pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
+# pyright: reportAssignmentType=false
 
 import torch
 import triton
@@ -18,9 +20,11 @@ from torch.autograd.function import once_differentiable
 from vlmamba.ops.activation import sigmoid
 from vlmamba.ops.reference import scan_dtype
 
-BLOCK_L = 8
-BLOCK_E = 128
-OPTIONS = {"num_warps": 4, "num_stages": 1, "enable_fp_fusion": True}
+FORWARD_RUN, FORWARD_BLOCK_E = 16, 256
+BACKWARD_RUN, BACKWARD_BLOCK_E = 8, 128
+# The backward pass gives a program several runs once there are so many programs.
+PROGRAMS, RUNS = 2048, 16
+OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -34,23 +38,22 @@ def causal_conv1d(
     reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """`reference.causal_conv1d_ref` as Triton kernels, differentiable once in every tensor argument."""
-    # Which run of positions between two resets each position belongs to: only its own past is seen.
-    segment = None if reset is None else reset.cumsum(1, dtype=torch.int32)  # (b, l)
+    flags = None if reset is None else reset.contiguous().view(torch.uint8)
     inputs = x, weight, bias, initial_state
     seen = x if x.stride(-1) == 1 else x.contiguous()
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        out = _CausalConv1d.apply(seen, weight, bias, initial_state, segment, activation == "silu")
+        out = _CausalConv1d.apply(seen, weight, bias, initial_state, flags, activation == "silu")
     else:
-        out = _forward(seen, weight, bias, initial_state, segment, activation == "silu")
-    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, segment)
+        out = _forward(seen, weight, bias, initial_state, flags, activation == "silu")
+    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, reset)
 
 
 class _CausalConv1d(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, initial_state, segment, silu):
-        ctx.save_for_backward(x, weight, bias, initial_state, segment)
+    def forward(ctx, x, weight, bias, initial_state, reset, silu):
+        ctx.save_for_backward(x, weight, bias, initial_state, reset)
         ctx.silu = silu
-        return _forward(x, weight, bias, initial_state, segment, silu)
+        return _forward(x, weight, bias, initial_state, reset, silu)
 
     @staticmethod
     @once_differentiable
@@ -59,12 +62,13 @@ class _CausalConv1d(torch.autograd.Function):
 
 
 def _last_inputs(
-    x: Tensor, width: int, initial_state: Tensor | None, segment: Tensor | None
+    x: Tensor, width: int, initial_state: Tensor | None, reset: Tensor | None
 ) -> Tensor:
     """The last `width` inputs (b, e, width), oldest first; zeros before the start or a reset."""
     b, l, e = x.shape
     last = x[:, max(l - width, 0) :].transpose(1, 2)  # (b, e, at most width)
-    if segment is not None and l:
+    segment = None if reset is None or not l else reset.cumsum(1, dtype=torch.int32)  # (b, l)
+    if segment is not None:
         alive = segment[:, max(l - width, 0) :] == segment[:, -1:]
         last = last * alive[:, None]
     missing = width - last.shape[2]
@@ -73,7 +77,7 @@ def _last_inputs(
     if initial_state is None:
         return torch.cat([last.new_zeros((b, e, missing)), last], 2)
     before = initial_state.to(x.dtype)[..., width - missing :]
-    if segment is not None and l:
+    if segment is not None:
         before = before * (segment[:, -1:] == 0)[:, None]
     return torch.cat([before, last], 2)
 
@@ -83,18 +87,18 @@ def _forward(
     weight: Tensor,
     bias: Tensor | None,
     initial_state: Tensor | None,
-    segment: Tensor | None,
+    reset: Tensor | None,
     silu: bool,
 ) -> Tensor:
     b, l, e = x.shape
     out = torch.empty((b, l, e), dtype=x.dtype, device=x.device)
-    tiles, blocks = triton.cdiv(l, BLOCK_L), triton.cdiv(e, BLOCK_E)
-    if b * tiles * blocks:
-        _causal_conv1d_fwd_kernel[(b * tiles * blocks,)](
-            x, weight, bias, initial_state, segment, out,
-            l, e, tiles, blocks,
+    runs, blocks = triton.cdiv(l, FORWARD_RUN), triton.cdiv(e, FORWARD_BLOCK_E)
+    if b * runs * blocks:
+        _causal_conv1d_fwd_kernel[(b * runs * blocks,)](
+            x, weight, bias, initial_state, reset, out,
+            l, e, runs, blocks,
             x.stride(0), x.stride(1), weight.stride(0), weight.stride(1), *_strides(initial_state),
-            weight.shape[1], silu, ACCUMULATE[scan_dtype(x.dtype)], BLOCK_L, BLOCK_E,
+            weight.shape[1], silu, ACCUMULATE[scan_dtype(x.dtype)], FORWARD_RUN, FORWARD_BLOCK_E,
             **OPTIONS,
         )  # fmt: skip
     return out
@@ -106,7 +110,7 @@ def _backward(
     weight: Tensor,
     bias: Tensor | None,
     initial_state: Tensor | None,
-    segment: Tensor | None,
+    reset: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor | None, ...]:
     """The gradients of x, weight, bias and initial_state, each in its tensor's dtype."""
@@ -114,25 +118,28 @@ def _backward(
     k = weight.shape[1]
     dtype = scan_dtype(x.dtype)
     grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-    # The tiles cover what is seen: k-1 positions before the sequence, then the sequence.
-    tiles, blocks = triton.cdiv(k - 1 + l, BLOCK_L), triton.cdiv(e, BLOCK_E)
+    runs, blocks = triton.cdiv(l, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
+    each = max(1, min(RUNS, b * runs * blocks // PROGRAMS))
+    groups = triton.cdiv(runs, each)
     dx = torch.empty((b, l, e), dtype=x.dtype, device=x.device)
-    dweight = torch.empty((b * tiles, k, e), dtype=dtype, device=x.device)
-    dbias = None if bias is None else torch.empty((b * tiles, e), dtype=dtype, device=x.device)
+    partial = torch.empty((b * groups, k + 1, e), dtype=dtype, device=x.device)
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
-    if b * tiles * blocks:
-        _causal_conv1d_bwd_kernel[(b * tiles * blocks,)](
-            grad, x, weight, bias, initial_state, segment, dx, dweight, dbias, dinitial,
-            l, e, tiles, blocks,
+    if b * groups * blocks:
+        _causal_conv1d_bwd_kernel[(b * groups * blocks,)](
+            grad, x, weight, bias, initial_state, reset, dx, partial, dinitial,
+            l, e, groups, blocks, each,
             grad.stride(0), grad.stride(1), x.stride(0), x.stride(1),
             weight.stride(0), weight.stride(1), *_strides(initial_state), *_strides(dinitial),
-            k, silu, ACCUMULATE[dtype], BLOCK_L, BLOCK_E,
+            k, silu, ACCUMULATE[dtype], BACKWARD_RUN, BACKWARD_BLOCK_E,
             **OPTIONS,
         )  # fmt: skip
+    elif dinitial is not None:
+        dinitial.zero_()
+    sums = partial.sum(0)  # (k + 1, e)
     return (
         dx,
-        dweight.sum(0).t().to(weight.dtype),  # (e, k)
-        None if bias is None or dbias is None else dbias.sum(0).to(bias.dtype),
+        sums[:k].t().to(weight.dtype),  # (e, k)
+        None if bias is None else sums[k].to(bias.dtype),
         dinitial,
     )
 
@@ -142,132 +149,191 @@ def _strides(state: Tensor | None) -> tuple[int, int, int]:
 
 
 @triton.jit
-def _taps(
-    x_ptr, initial_ptr, at, channel, has_channel, l, x_l, initial_e, initial_k,
-    K: tl.constexpr, ACC: tl.constexpr,
+def _exists(channel, e, inside):
+    """Which of the channels exist at a position: none if it lies outside the sequence."""
+    return channel < tl.where(inside, e, 0)
+
+
+@triton.jit
+def _inputs(
+    x_ptr, initial_ptr, first, channel, e, l, x_l, initial_e, initial_k,
+    COUNT: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The inputs at positions `at`, of which the k-1 before the sequence stand in the initial state."""
-    inside = (at >= 0) & (at < l)
-    mask = inside[:, None] & has_channel[None, :]
-    taps = tl.load(x_ptr + at[:, None] * x_l + channel[None, :], mask=mask, other=0.0).to(ACC)
-    if initial_ptr is not None:
-        mask = ((at < 0) & (at >= 1 - K))[:, None] & has_channel[None, :]
-        pointers = initial_ptr + channel[None, :] * initial_e + (at[:, None] + K - 1) * initial_k
-        taps += tl.load(pointers, mask=mask, other=0.0).to(ACC)
+    """The inputs at COUNT positions from `first` on; the k-1 before the sequence stand in the initial state."""
+    rows = ()
+    for i in tl.static_range(COUNT):
+        at = first + i
+        mask = _exists(channel, e, (at >= 0) & (at < l))
+        row = tl.load(x_ptr + at * x_l + channel, mask=mask, other=0.0)
+        if initial_ptr is not None:
+            if i < K - 1:
+                mask = _exists(channel, e, (at < 0) & (at >= 1 - K))
+                before = initial_ptr + channel * initial_e + (at + K - 1) * initial_k
+                row = row.to(ACC) + tl.load(before, mask=mask, other=0.0).to(ACC)
+        rows += (row,)
+    return rows
+
+
+@triton.jit
+def _resets(reset_ptr, first, l, COUNT: tl.constexpr):
+    """Whether a sample begins at each of COUNT positions from `first` on.
+
+    A position outside the sequence says what its nearest inside says, which changes nothing: what lies before
+    the sequence is cut off by a reset at its first position, and nothing is computed behind it.
+    """
+    flags = ()
+    for i in tl.static_range(COUNT):
+        if reset_ptr is None:
+            flags += (0,)
+        else:
+            at = tl.minimum(tl.maximum(first + i, 0), l - 1)
+            flags += (tl.load(reset_ptr + at).to(tl.int32),)
+    return flags
+
+
+@triton.jit
+def _taps(weight_ptr, channel, has_channel, weight_e, weight_k, K: tl.constexpr, ACC: tl.constexpr):
+    taps = ()
+    for j in tl.static_range(K):
+        at = weight_ptr + channel * weight_e + j * weight_k
+        taps += (tl.load(at, mask=has_channel, other=0.0).to(ACC),)
     return taps
 
 
 @triton.jit
-def _segments(segment_ptr, at, l):
-    """The segment of each position; the inputs before the sequence belong to segment 0."""
-    return tl.load(segment_ptr + at, mask=(at >= 0) & (at < l), other=0)
-
-
-@triton.jit
 def _convolve(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, segment_ptr, at, channel, has_channel,
-    l, x_l, weight_e, weight_k, initial_e, initial_k,
-    K: tl.constexpr, ACC: tl.constexpr, BLOCK_L: tl.constexpr, BLOCK_E: tl.constexpr,
-):  # fmt: skip
-    """The convolution at positions `at` (BLOCK_L, BLOCK_E), before the activation."""
-    out = tl.zeros((BLOCK_L, BLOCK_E), ACC)
-    for j in tl.static_range(K):
-        past = at - (K - 1) + j
-        taps = _taps(
-            x_ptr, initial_ptr, past, channel, has_channel, l, x_l, initial_e, initial_k, K, ACC
-        )
-        if segment_ptr is not None:
-            same = _segments(segment_ptr, past, l) == _segments(segment_ptr, at, l)
-            taps = tl.where(same[:, None], taps, 0.0)
-        weights = weight_ptr + channel * weight_e + j * weight_k
-        out += taps * tl.load(weights, mask=has_channel, other=0.0).to(ACC)[None, :]
-    if bias_ptr is not None:
-        out += tl.load(bias_ptr + channel, mask=has_channel, other=0.0).to(ACC)[None, :]
+    xs, taps, bias, flags, i: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr, PACKED: tl.constexpr
+):
+    """The output that sees xs[i] .. xs[i + K - 1], before the activation, and the number of resets behind each tap."""
+    out = bias + xs[i + K - 1].to(ACC) * taps[K - 1]
+    cut = 0
+    for back in tl.static_range(1, K):
+        x = xs[i + K - 1 - back].to(ACC)
+        if PACKED:
+            cut += flags[i + K - back]
+            x = tl.where(cut == 0, x, 0.0)
+        out += x * taps[K - 1 - back]
     return out
 
 
 @triton.jit
 def _causal_conv1d_fwd_kernel(
-    x_ptr, weight_ptr, bias_ptr, initial_ptr, segment_ptr, out_ptr,
-    l, e, tiles, blocks,
+    x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, out_ptr,
+    l, e, runs, blocks,
     x_b, x_l, weight_e, weight_k, initial_b, initial_e, initial_k,
     K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_E: tl.constexpr,
+    RUN: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    row = (tl.program_id(0) // (tiles * blocks)).to(tl.int64)
-    at = (tl.program_id(0) // blocks % tiles).to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L)
+    row = (tl.program_id(0) // (runs * blocks)).to(tl.int64)
+    start = (tl.program_id(0) // blocks % runs).to(tl.int64) * RUN
     channel = (tl.program_id(0) % blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
     has_channel = channel < e
-    x_ptr += row * x_b
     if initial_ptr is not None:
         initial_ptr += row * initial_b
-    if segment_ptr is not None:
-        segment_ptr += row * l
-    out = _convolve(
-        x_ptr, weight_ptr, bias_ptr, initial_ptr, segment_ptr, at, channel, has_channel,
-        l, x_l, weight_e, weight_k, initial_e, initial_k, K, ACC, BLOCK_L, BLOCK_E,
+    if reset_ptr is not None:
+        reset_ptr += row * l
+    PACKED: tl.constexpr = reset_ptr is not None
+    taps = _taps(weight_ptr, channel, has_channel, weight_e, weight_k, K, ACC)
+    bias = tl.zeros((BLOCK_E,), ACC)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + channel, mask=has_channel, other=0.0).to(ACC)
+    xs = _inputs(
+        x_ptr + row * x_b, initial_ptr, start - (K - 1), channel, e,
+        l, x_l, initial_e, initial_k, RUN + K - 1, K, ACC,
     )  # fmt: skip
-    if SILU:
-        out *= sigmoid(out)
-    mask = (at < l)[:, None] & has_channel[None, :]
-    tl.store(out_ptr + (row * l + at)[:, None] * e + channel[None, :], out, mask=mask)
+    flags = _resets(reset_ptr, start - (K - 1), l, RUN + K - 1)
+    for i in tl.static_range(RUN):
+        out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
+        if SILU:
+            out *= sigmoid(out)
+        at = start + i
+        tl.store(out_ptr + (row * l + at) * e + channel, out, mask=_exists(channel, e, at < l))
 
 
 @triton.jit
 def _causal_conv1d_bwd_kernel(
-    grad_ptr, x_ptr, weight_ptr, bias_ptr, initial_ptr, segment_ptr,
-    dx_ptr, dweight_ptr, dbias_ptr, dinitial_ptr,
-    l, e, tiles, blocks,
+    grad_ptr, x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dx_ptr, partial_ptr, dinitial_ptr,
+    l, e, groups, blocks, each,
     grad_b, grad_l, x_b, x_l, weight_e, weight_k, initial_b, initial_e, initial_k,
     dinitial_b, dinitial_e, dinitial_k,
     K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr,
-    BLOCK_L: tl.constexpr, BLOCK_E: tl.constexpr,
+    RUN: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
-    row = (tl.program_id(0) // (tiles * blocks)).to(tl.int64)
-    tile = tl.program_id(0) // blocks % tiles
-    at = tile.to(tl.int64) * BLOCK_L + tl.arange(0, BLOCK_L) - (K - 1)
+    row = (tl.program_id(0) // (groups * blocks)).to(tl.int64)
+    group = tl.program_id(0) // blocks % groups
     channel = (tl.program_id(0) % blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
     has_channel = channel < e
-    x_ptr += row * x_b
     if initial_ptr is not None:
         initial_ptr += row * initial_b
-    if segment_ptr is not None:
-        segment_ptr += row * l
-    slot = row * tiles + tile
-    dx = tl.zeros((BLOCK_L, BLOCK_E), ACC)
-    # An input reaches the outputs at its own position and the K-1 after it.
+    if reset_ptr is not None:
+        reset_ptr += row * l
+    PACKED: tl.constexpr = reset_ptr is not None
+    taps = _taps(weight_ptr, channel, has_channel, weight_e, weight_k, K, ACC)
+    bias = tl.zeros((BLOCK_E,), ACC)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + channel, mask=has_channel, other=0.0).to(ACC)
+    dbias = tl.zeros((BLOCK_E,), ACC)
+    dtaps = ()
+    for _ in tl.static_range(K):
+        dtaps += (tl.zeros((BLOCK_E,), ACC),)
+    for run in range(each):
+        # The run's inputs reach its own outputs and the K-1 after them, which see the K-1 inputs before them.
+        start = (group * each + run).to(tl.int64) * RUN
+        xs = _inputs(
+            x_ptr + row * x_b, initial_ptr, start - (K - 1), channel, e,
+            l, x_l, initial_e, initial_k, RUN + 2 * (K - 1), K, ACC,
+        )  # fmt: skip
+        flags = _resets(reset_ptr, start - (K - 1), l, RUN + 2 * (K - 1))
+        gs = ()
+        for i in tl.static_range(RUN + K - 1):
+            at = start + i
+            grad_at = grad_ptr + row * grad_b + at * grad_l + channel
+            g = tl.load(grad_at, mask=_exists(channel, e, at < l), other=0.0).to(ACC)
+            if SILU:
+                out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
+                gate = sigmoid(out)
+                g *= gate * (1.0 + out * (1.0 - gate))
+            gs += (g,)
+        # Gradients of the taps: each output is one run's alone.
+        for i in tl.static_range(RUN):
+            dbias += gs[i]
+            sums = (dtaps[K - 1] + gs[i] * xs[i + K - 1].to(ACC),)
+            cut = 0
+            for back in tl.static_range(1, K):
+                x = xs[i + K - 1 - back].to(ACC)
+                if PACKED:
+                    cut += flags[i + K - back]
+                    x = tl.where(cut == 0, x, 0.0)
+                sums = (dtaps[K - 1 - back] + gs[i] * x,) + sums  # noqa: RUF005, Triton knows no unpacking
+            dtaps = sums
+        for i in tl.static_range(RUN):
+            at = start + i
+            dx = _spread(gs, taps, flags, i + K - 1, K, PACKED)
+            tl.store(dx_ptr + (row * l + at) * e + channel, dx, mask=_exists(channel, e, at < l))
+        if dinitial_ptr is not None:
+            if start == 0:
+                for i in tl.static_range(K - 1):
+                    dx = _spread(gs, taps, flags, i, K, PACKED)
+                    before = dinitial_ptr + row * dinitial_b + channel * dinitial_e
+                    tl.store(before + i * dinitial_k, dx, mask=has_channel)
+    slot = (row * groups + group) * (K + 1)
+    for j in tl.static_range(K):
+        tl.store(partial_ptr + (slot + j) * e + channel, dtaps[j], mask=has_channel)
+    tl.store(partial_ptr + (slot + K) * e + channel, dbias, mask=has_channel)
+
+
+@triton.jit
+def _spread(gs, taps, flags, i: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr):
+    """The gradient of the input with index i: that of each output which sees it; gs begins K-1 positions later."""
+    dx = gs[0] * 0.0
+    cut = 0
     for ahead in tl.static_range(K):
-        to = at + ahead
-        inside = (to >= 0) & (to < l)
-        mask = inside[:, None] & has_channel[None, :]
-        grad_at = grad_ptr + row * grad_b + to[:, None] * grad_l + channel[None, :]
-        g = tl.load(grad_at, mask=mask, other=0.0).to(ACC)
-        if SILU:
-            out = _convolve(
-                x_ptr, weight_ptr, bias_ptr, initial_ptr, segment_ptr, to, channel, has_channel,
-                l, x_l, weight_e, weight_k, initial_e, initial_k, K, ACC, BLOCK_L, BLOCK_E,
-            )  # fmt: skip
-            gate = sigmoid(out)
-            g *= gate * (1.0 + out * (1.0 - gate))
-        weights = weight_ptr + channel * weight_e + (K - 1 - ahead) * weight_k
-        weight = tl.load(weights, mask=has_channel, other=0.0).to(ACC)
-        through = g
-        if segment_ptr is not None:
-            same = _segments(segment_ptr, to, l) == _segments(segment_ptr, at, l)
-            through = tl.where(same[:, None], g, 0.0)
-        dx += through * weight[None, :]
-        # This tile's share of the weight's gradient: its inputs, met by the outputs `ahead` of them.
-        taps = _taps(
-            x_ptr, initial_ptr, at, channel, has_channel, l, x_l, initial_e, initial_k, K, ACC
-        )
-        dweight_at = dweight_ptr + (slot * K + (K - 1 - ahead)) * e + channel
-        tl.store(dweight_at, tl.sum(through * taps, 0), mask=has_channel)
-        if ahead == 0:
-            if dbias_ptr is not None:
-                tl.store(dbias_ptr + slot * e + channel, tl.sum(g, 0), mask=has_channel)
-    mask = ((at >= 0) & (at < l))[:, None] & has_channel[None, :]
-    tl.store(dx_ptr + (row * l + at)[:, None] * e + channel[None, :], dx, mask=mask)
-    if dinitial_ptr is not None:
-        mask = (at < 0)[:, None] & has_channel[None, :]
-        pointers = dinitial_ptr + row * dinitial_b + channel[None, :] * dinitial_e
-        tl.store(pointers + (at[:, None] + K - 1) * dinitial_k, dx, mask=mask)
+        if PACKED:
+            if ahead > 0:
+                cut += flags[i + ahead]
+        if i + ahead >= K - 1:
+            through = gs[i + ahead - (K - 1)] * taps[K - 1 - ahead]
+            if PACKED and ahead > 0:
+                through = tl.where(cut == 0, through, 0.0)
+            dx += through
+    return dx

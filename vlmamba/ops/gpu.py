@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from vlmamba.ops import conv, reference, scan, step
+from vlmamba.ops import conv, loss, norm, scan, step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -30,5 +30,5 @@ selective_scan = _on_its_device(scan.selective_scan)
 causal_conv1d = _on_its_device(conv.causal_conv1d)
 selective_state_update = _on_its_device(step.selective_state_update)
 causal_conv1d_update = _on_its_device(step.causal_conv1d_update)
-# Two matrix products and PyTorch's own kernel: nothing here needs Triton yet.
-linear_cross_entropy = reference.linear_cross_entropy
+add_rms_norm = _on_its_device(norm.add_rms_norm)
+linear_cross_entropy = _on_its_device(loss.linear_cross_entropy)

@@ -148,6 +148,26 @@ def causal_conv1d_update_ref(
     return out.squeeze(1)
 
 
+def add_rms_norm_ref(
+    hidden: Tensor,
+    residual: Tensor | None,
+    weight: Tensor,
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor]:
+    """The residual stream with `hidden` added, and its RMS norm (arXiv 1910.07467, Eq. 4).
+
+    sum = residual + hidden,  normed = sum / sqrt(mean(sum^2) + eps) * weight.
+
+    hidden, residual (.., d); residual None is zero; weight (d,). Returns normed (.., d) in `dtype`, and the
+    sum (.., d), which is at least float32 like everything computed here.
+    """
+    wide = scan_dtype(hidden.dtype)
+    total = hidden.to(wide) if residual is None else residual.to(wide) + hidden.to(wide)
+    normed = F.rms_norm(total, weight.shape, weight.to(wide), eps)
+    return normed.to(dtype), total
+
+
 def linear_cross_entropy_ref(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     """The cross-entropy of the logits `x @ weight.t()` with `targets`, summed over rows.
 
@@ -162,4 +182,5 @@ selective_scan = selective_scan_ref
 causal_conv1d = causal_conv1d_ref
 selective_state_update = selective_state_update_ref
 causal_conv1d_update = causal_conv1d_update_ref
+add_rms_norm = add_rms_norm_ref
 linear_cross_entropy = linear_cross_entropy_ref
