@@ -117,7 +117,7 @@ def test_a_step_that_is_not_finite_stops_before_its_update(tmp_path, poison):
         run_stage(model, toy.RandomBatches(), toy.STAGE, tmp_path, objective=objective)
     assert toy.same(toy.weights(model), seen["weights"])
     report = json.loads((tmp_path / "non-finite-step-00000006.json").read_text())
-    assert report["samples"] == [["sample-5a", "sample-5b"]]
+    assert report["batches"][0]["samples"] == ["sample-5a", "sample-5b"]
     assert report["step"] == 6
 
 

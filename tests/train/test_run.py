@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from processes import launch
 
 from vlmamba import recipes
 from vlmamba.checkpoints import load_model
@@ -68,6 +69,19 @@ def test_stopped_by_sigterm_and_resumed_equals_never_stopped(tmp_path, monkeypat
     assert run("tiny", settings=SMALL, output=output, resume=True) == output
     straight, resumed = weights(tmp_path / "straight"), weights(output)
     assert all(torch.equal(straight[name], resumed[name]) for name in straight)
+
+
+def run_tiny(output, *settings):
+    return run("tiny", settings=[*SMALL, "accumulation=2", *settings], output=output)
+
+
+def test_two_processes_write_the_model_that_one_writes(tmp_path):
+    run_tiny(tmp_path / "one")
+    shared = ("align.parallel=fsdp", "finetune.parallel=fsdp-grad-op")
+    assert launch(2, run_tiny, tmp_path / "two", *shared) == [tmp_path / "two"] * 2
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
 
 
 def test_a_directory_that_holds_a_run_is_not_trained_over(tmp_path):

@@ -2,8 +2,9 @@
 
 import json
 import logging
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,7 +17,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vlmamba.data.batches import Batch, Batches, in_order
 from vlmamba.model import VLMamba
 from vlmamba.train import checkpoint
-from vlmamba.train.progress import Progress
+from vlmamba.train.checkpoint import Checkpoint
+from vlmamba.train.journal import Done, Interval, Journal, cut_log
+from vlmamba.train.parallel import shared_out
+from vlmamba.train.ranks import Ranks
+from vlmamba.train.saver import Saver, share_on_host
 from vlmamba.train.signals import StopRequest
 from vlmamba.train.stages import StageConfig, build_optimizer, freeze_for, learning_rate
 
@@ -49,18 +54,30 @@ def language_loss(model: VLMamba, batch: Batch) -> tuple[Tensor, Tensor]:
     """Next-token cross-entropy of a VL-Mamba, summed over supervised tokens, and their number.
 
     A frozen tower runs without recording anything for the backward pass; `batch.features` spares it altogether.
+    A batch without pictures sends a blank one through tower and connector and uses nothing of it: every process then
+    has a gradient for every parameter, and the optimiser does the same however texts fall to processes.
     """
     core = model.model
-    features = batch.features
-    if batch.pixel_values is not None:
-        frozen = not any(p.requires_grad for p in core.vision_tower.parameters())
-        with torch.no_grad() if frozen else nullcontext():
-            features = core.vision_tower(batch.pixel_values)
+    features, pixels = batch.features, batch.pixel_values
+    blank = features is None and pixels is None and _trained(core.connector)
+    if blank:
+        size = core.config.vision.image_size
+        shape = (1, core.config.vision.num_channels, size, size)
+        pixels = torch.zeros(shape, device=batch.input_ids.device)
+    if pixels is not None:
+        with nullcontext() if _trained(core.vision_tower) else torch.no_grad():
+            features = core.vision_tower(pixels)
     embeds = None if features is None else core.connector(features, core.config.vision.grid)
+    if blank and embeds is not None:
+        embeds = embeds[:0]
     hidden = core(
         batch.input_ids, image_embeds=embeds, attention_mask=batch.attention_mask, reset=batch.reset
     )
     return model.supervised_loss(hidden, batch.labels)
+
+
+def _trained(part: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in part.parameters())
 
 
 def run_stage(
@@ -72,6 +89,7 @@ def run_stage(
     objective: Objective = language_loss,
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
+    ranks: Ranks | None = None,
 ) -> StageResult:
     """Trains the parameters that `stage` names, in place, on the device where the model is.
 
@@ -79,19 +97,19 @@ def run_stage(
     objective: see `Objective`; the gradient is that of the mean over all supervised tokens of an optimiser
     step, accumulated batches included. config: kept in the checkpoints beside the stage's own.
     resume: goes on from the newest whole checkpoint in `directory`, bit for bit; from the start if it has none.
+    ranks: the processes that share the work, each of which calls this with the same arguments; to be sharded, the
+    model may stay on the CPU. None: this process alone.
     SIGTERM or Ctrl-C ends the stage after the step in hand, with a checkpoint and `finished` false.
 
     Raises NonFiniteError before the update that a non-finite loss or gradient would spoil, and ValueError
-    when a checkpoint does not fit the model.
+    when a checkpoint does not fit the model or the batches of a step cannot be shared equally.
     """
-    total = stage.total_steps(len(batches))
-    run = _Run(
-        model, stage, total, directory, objective, {**(config or {}), "stage": asdict(stage)}
-    )
-    start = run.restore() if resume else 0
-    if start >= total:
-        return StageResult(start, True, {}, 0.0)
-    return run.go(batches, start)
+    alone = Ranks(next(model.parameters()).device)
+    run = _Run(model, batches, stage, directory, objective, config or {}, ranks or alone)
+    found = run.find() if resume else None
+    if found is not None and found.finished:
+        return StageResult(found.step, True, {}, 0.0)
+    return run.go(found)
 
 
 class _Run:
@@ -100,59 +118,82 @@ class _Run:
     def __init__(
         self,
         model: nn.Module,
+        batches: Batches,
         stage: StageConfig,
-        total: int,
         directory: Path | None,
         objective: Objective,
         config: Mapping[str, Any],
+        ranks: Ranks,
     ) -> None:
-        self.model, self.stage, self.total = model, stage, total
-        self.directory, self.objective, self.config = directory, objective, config
-        self.parameters = freeze_for(model, stage.name)
-        self.optimizer = build_optimizer(model, stage)
-        self.device = next(iter(self.parameters.values())).device
+        self.model, self.batches, self.stage, self.ranks = model, batches, stage, ranks
+        self.directory, self.objective = directory, objective
+        self.config = {**config, "stage": asdict(stage)}
+        self.total, self.each = stage.total_steps(len(batches)), stage.batches_each(ranks.world)
+        self.trained = freeze_for(model, stage.name)
+        self.frozen = checkpoint.frozen_fingerprint(model) if directory is not None else ""
         language_model = getattr(getattr(model, "model", None), "language_model", None)
         if language_model is not None:
             language_model.gradient_checkpointing = stage.gradient_checkpointing
-        if directory is not None:
+        model.train()
+        if directory is not None and ranks.first:
             directory.mkdir(parents=True, exist_ok=True)
 
-    def go(self, batches: Batches, start: int) -> StageResult:
-        stage, began = self.stage, time.perf_counter()
+    def go(self, found: Checkpoint | None) -> StageResult:
+        stage, ranks, began = self.stage, self.ranks, time.perf_counter()
+        start = self.begin(found)
         losses: dict[int, float] = {}
-        interval = _Interval()
-        self.model.train()
-        k = stage.accumulation
-        indices = range(start * k, self.total * k)
-        pin = self.device.type == "cuda"
+        interval = Interval()
         step = start
-        with (
-            closing(in_order(batches, indices, stage.workers, pin)) as supply,
-            StopRequest() as stop,
-            Progress(stage.name, start, self.total) as progress,
-        ):
-            for step in range(start + 1, self.total + 1):
-                micro = [next(supply) for _ in range(k)]
-                lr = learning_rate(stage, step - 1, self.total)
-                loss, norm, count = self.step(micro, step, lr)
-                interval.add(loss, count, sum(batch.token_count for batch in micro))
-                last = step == self.total or stop.requested
-                save = step % stage.checkpoint_interval == 0 or last
-                if step % stage.log_interval == 0 or save:
-                    record = {"stage": stage.name, "step": step, "lr": lr, "grad_norm": norm}
-                    record |= interval.close()
-                    losses[step] = record["loss"]
-                    self.write_log(record)
-                    progress.show(record)
-                progress.advance(step)
-                if save:
-                    self.save(step)
-                if stop.requested:
-                    break
+        try:
+            with (
+                closing(self.supply(start)) as supply,
+                StopRequest(quiet=not ranks.first) as stop,
+                Journal(stage, start, self.total, self.directory, ranks.first) as journal,
+            ):
+                for step in range(start + 1, self.total + 1):
+                    with ranks.together():
+                        micro = [next(supply) for _ in range(self.each)]
+                    lr = learning_rate(stage, step - 1, self.total)
+                    done = self.step(micro, step, lr)
+                    interval.add(done)
+                    stopping, writing = ranks.any(stop.requested, self.saver.busy)
+                    if not writing:
+                        self.saver.finish()
+                    last = step == self.total or stopping
+                    save = step % stage.checkpoint_interval == 0 or last
+                    if step % stage.log_interval == 0 or save:
+                        record = {
+                            "stage": stage.name,
+                            "step": step,
+                            "lr": lr,
+                            "grad_norm": done.norm,
+                        }
+                        record |= interval.close()
+                        losses[step] = record["loss"]
+                        journal.write(record)
+                    journal.advance(step)
+                    if save:
+                        self.save(step)
+                    if stopping:
+                        break
+                self.saver.finish()
+        except NonFiniteError:
+            self.saver.finish()
+            raise
+        finally:
+            self.saver.close()
+        self.shared.put_back(self.trained)
         return StageResult(step, step == self.total, losses, time.perf_counter() - began)
 
-    def step(self, micro: list[Batch], step: int, lr: float) -> tuple[float, float, int]:
-        """One optimiser step; returns mean loss, gradient norm and supervised tokens.
+    def supply(self, start: int) -> Generator[Batch, None, None]:
+        """This process's batches, in order: of the k batches of every step, number rank, rank + world, ..."""
+        k, ranks = self.stage.accumulation, self.ranks
+        indices = range(start * k + ranks.rank, self.total * k, ranks.world)
+        pin = ranks.device.type == "cuda"
+        return in_order(self.batches, indices, self.stage.workers, pin)
+
+    def step(self, micro: Sequence[Batch], step: int, lr: float) -> Done:
+        """One optimiser step over the batches of all processes.
 
         The summed losses are differentiated as they are and the gradient is divided once by the number of
         supervised tokens in the whole step, so that every token weighs the same whatever batch it came in.
@@ -161,51 +202,61 @@ class _Run:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        total, count = self.accumulate(micro)
-        gradients = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients) / count
-        loss_value, norm_value, count_value = torch.stack(
-            [t.float() for t in (total / count, norm, count)]
-        ).tolist()
-        if not (_finite(loss_value) and _finite(norm_value)):
-            self.refuse(micro, step, loss_value, norm_value, int(count_value))
-        scale = min(1.0, self.stage.clip / (norm_value + 1e-6)) / count_value
+        passes = self.accumulate(micro)
+        gradients = self.shared.complete()
+        tokens = float(sum(batch.token_count for batch in micro))
+        figures = [*passes.sum(0), self.shared.square_sum(), passes.new_tensor(tokens)]
+        sums = self.ranks.sum(torch.stack([figure.to(passes) for figure in figures]))
+        total, count, squares, tokens = sums.tolist()
+        loss = total / count if count else math.nan
+        norm = math.sqrt(squares) * self.shared.share / count if count else math.nan
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.refuse(micro, passes, step, loss, norm, int(count))
+        scale = min(1.0, self.stage.clip / (norm + 1e-6)) * self.shared.share / count
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
-        return loss_value, norm_value, int(count_value)
+        return Done(loss, norm, int(count), int(tokens))
 
-    def accumulate(self, micro: list[Batch]) -> tuple[Tensor, Tensor]:
-        """Sums loss, count and gradients over the batches of one step."""
+    def accumulate(self, micro: Sequence[Batch]) -> Tensor:
+        """Adds up the gradients of this process's batches; returns (batches, 2) float64: each one's loss and count."""
         self.optimizer.zero_grad(set_to_none=True)
-        total = torch.zeros((), device=self.device)
-        count = torch.zeros((), device=self.device, dtype=torch.long)
+        device, passes = self.ranks.device, []
         autocast = torch.autocast(
-            self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"
+            device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"
         )
-        for batch in micro:
-            with autocast, sdpa_kernel(ATTENTION):
-                batch_total, batch_count = self.objective(self.model, batch.to(self.device))
-            batch_total.backward()
-            total = total + batch_total.detach()
-            count = count + batch_count
-        return total, count
+        for number, batch in enumerate(micro, 1):
+            with self.shared.accumulating(last=number == len(micro)):
+                with autocast, sdpa_kernel(ATTENTION):
+                    total, count = self.shared.call(self.objective, batch.to(device))
+                total.backward()
+            passes.append(torch.stack([total.detach().double(), count.double()]))
+        return torch.stack(passes)
 
     def refuse(
-        self, micro: list[Batch], step: int, loss: float, norm: float, count: int
+        self,
+        micro: Sequence[Batch],
+        passes: Tensor,
+        step: int,
+        loss: float,
+        norm: float,
+        count: int,
     ) -> NoReturn:
-        """Writes which samples spoilt the step, and raises NonFiniteError."""
-        report = {
-            "stage": self.stage.name,
-            "step": step,
-            "loss": str(loss),
-            "grad_norm": str(norm),
-            "samples": [list(batch.sample_ids) for batch in micro],
-        }
+        """Writes which samples spoilt the step, of all processes, and raises NonFiniteError in each."""
+        mine = [
+            {"loss": str(total), "supervised": int(n), "samples": list(batch.sample_ids)}
+            for (total, n), batch in zip(passes.tolist(), micro, strict=True)
+        ]
+        batches = [one for rank in self.ranks.gather(mine) for one in rank]
         where = ""
         if self.directory is not None:
             path = self.directory / f"non-finite-step-{step:08d}.json"
-            path.write_text(json.dumps(report, indent=1))
             where = f"; its samples are in {path}"
+            if self.ranks.first:
+                report = {
+                    "stage": self.stage.name, "step": step, "loss": str(loss), "grad_norm": str(norm),
+                    "batches": batches,
+                }  # fmt: skip
+                path.write_text(json.dumps(report, indent=1))
         what = (
             f"loss {loss}, gradient norm {norm}" if count else "no supervised token to learn from"
         )
@@ -214,69 +265,72 @@ class _Run:
         )
 
     def save(self, step: int) -> None:
-        if self.directory is not None:
-            checkpoint.save(
-                self.directory / "checkpoints", self.model, self.optimizer, step, self.total,
-                self.config, self.stage.keep_checkpoints,
-            )  # fmt: skip
-
-    def restore(self) -> int:
-        """Goes back to the newest whole checkpoint; returns its step, 0 when there is none."""
+        """Begins to write a checkpoint."""
         if self.directory is None:
-            raise ValueError("resume needs the directory of the stage")
-        found = checkpoint.load_newest(self.directory / "checkpoints")
-        if found is None:
-            return 0
-        if found.total_steps != self.total:
-            raise ValueError(
-                f"{found.path} is of a stage of {found.total_steps} steps, this one has {self.total}: "
-                "resume with the settings it was started with"
-            )
-        checkpoint.restore(self.model, self.optimizer, found)
-        self.cut_log(found.step)
-        log.info("stage %s goes on from step %d (%s)", self.stage.name, found.step, found.path)
-        return found.step
-
-    def write_log(self, record: Mapping[str, Any]) -> None:
-        if self.directory is not None:
-            with (self.directory / "log.jsonl").open("a") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def cut_log(self, step: int) -> None:
-        """Drops the lines of steps that are about to be done again."""
-        assert self.directory is not None
-        path = self.directory / "log.jsonl"
-        if path.exists():
-            lines = [line for line in path.read_text().splitlines() if line.endswith("}")]
-            kept = [line for line in lines if json.loads(line)["step"] <= step]
-            path.write_text("".join(f"{line}\n" for line in kept))
-
-
-class _Interval:
-    """Sums between two lines of the log."""
-
-    def __init__(self) -> None:
-        self.begin()
-
-    def begin(self) -> None:
-        self.loss, self.supervised, self.tokens, self.since = 0.0, 0, 0, time.perf_counter()
-
-    def add(self, loss: float, supervised: int, tokens: int) -> None:
-        self.loss += loss * supervised
-        self.supervised += supervised
-        self.tokens += tokens
-
-    def close(self) -> dict[str, Any]:
-        seconds = time.perf_counter() - self.since
-        record = {
-            "loss": self.loss / self.supervised,
-            "supervised": self.supervised,
-            "tokens": self.tokens,
-            "tokens_per_s": round(self.tokens / seconds, 1),
+            return
+        shared, rank = self.shared, self.ranks.rank
+        moments = (
+            (f"{key}.{name}", value)
+            for name, parameter in self.parameters.items()
+            for key, value in self.optimizer.state[parameter].items()
+        )
+        kinds = {
+            "weights": share_on_host(checkpoint.trained_weights(shared.model).items(), shared),
+            "optimizer": share_on_host(moments, shared),
+            "rng": checkpoint.random_state(rank),
         }
-        self.begin()
-        return record
+        manifest = {
+            "step": step, "total_steps": self.total, "frozen": self.frozen,
+            "processes": self.ranks.world, "config": self.config,
+        }  # fmt: skip
+        self.saver.begin(step, kinds, manifest)
 
+    def find(self) -> Checkpoint | None:
+        """The newest whole checkpoint, its weights put into the model; None when there is none.
 
-def _finite(value: float) -> bool:
-    return abs(value) < float("inf")
+        Raises ValueError when it is of another stage, of another model or over other frozen weights.
+        """
+        directory = self.directory
+        if directory is None:
+            raise ValueError("resume needs the directory of the stage")
+        found = self.ranks.from_first(lambda: checkpoint.load_newest(directory / "checkpoints"))
+        if found is None:
+            return None
+        with self.ranks.together():
+            if found.total_steps != self.total:
+                raise ValueError(
+                    f"{found.path} is of a stage of {found.total_steps} steps, this one has {self.total}: "
+                    "resume with the settings it was started with"
+                )
+            if found.frozen != self.frozen:
+                raise ValueError(
+                    f"{found.path} was trained over other frozen weights than this model's: "
+                    "resume with the base it was started from"
+                )
+            checkpoint.restore_weights(self.model, found)
+        return found
+
+    def begin(self, found: Checkpoint | None) -> int:
+        """Shares the model out and makes the optimiser, as the checkpoint left it; returns the steps done."""
+        self.model.zero_grad(set_to_none=True)
+        self.shared = shared_out(self.model, self.ranks, self.stage)
+        named = dict(self.shared.model.named_parameters())
+        self.parameters = {name: named[name] for name in self.trained}
+        self.optimizer = build_optimizer(self.shared.model, self.stage)
+        where = Path() if self.directory is None else self.directory / "checkpoints"
+        self.saver = Saver(where, self.ranks, self.stage.keep_checkpoints)
+        if found is None:
+            if (
+                not self.ranks.first
+            ):  # the first goes on from the recipe's seed, each other draws its own
+                torch.manual_seed(hash((self.stage.seed, self.ranks.rank)))
+            return 0
+        for key, value in found.optimizer.items():
+            kind, name = key.split(".", 1)
+            parameter = self.parameters[name]
+            self.optimizer.state[parameter][kind] = self.shared.like(value, parameter)
+        checkpoint.restore_random_state(found, self.ranks.rank, self.stage.seed)
+        if self.ranks.first and self.directory is not None:
+            cut_log(self.directory, found.step)
+            log.info("stage %s goes on from step %d (%s)", self.stage.name, found.step, found.path)
+        return found.step

@@ -33,12 +33,11 @@ class Progress:
             )  # fmt: skip
             self.task = self.bar.add_task(stage, total=total, completed=start, numbers="")
 
-    def __enter__(self) -> "Progress":
+    def open(self) -> None:
         if self.bar is not None:
             self.bar.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.stop()
 

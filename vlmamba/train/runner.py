@@ -15,10 +15,16 @@ from vlmamba.connector import build_connector
 from vlmamba.model import VLMamba
 from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
-from vlmamba.train import checkpoint, overrides
+from vlmamba.train import overrides
 from vlmamba.train.dry_run import describe
 from vlmamba.train.loop import language_loss, run_stage
-from vlmamba.train.stages import freeze_for
+from vlmamba.train.ranks import Ranks
+
+# Settings that may change on resume: they touch nothing that is computed, but for rounding.
+HARMLESS = (
+    "workers", "log_interval", "checkpoint_interval", "keep_checkpoints",
+    "parallel", "shard_tower", "gradient_checkpointing",
+)  # fmt: skip
 
 
 def run(
@@ -36,30 +42,45 @@ def run(
     dry_run: prints what would happen, on standard output, and changes nothing.
     output: `runs/NAME` if not given. It becomes the model directory; logs and checkpoints are in its `training/`.
 
-    Raises ValueError for an unknown recipe, stage or setting, or an `output` that holds another run.
+    Under torchrun every process calls this alike; the first one prints and writes, `output` must be a directory that
+    all of them see, and the path is returned in each. Raises ValueError for an unknown recipe, stage or setting, or an
+    `output` that holds another run.
     """
     output = Path("runs") / recipe if output is None else output
     chosen = overrides.apply(recipes.find(recipe), settings)
     stages = _until(chosen, stage)
-    if dry_run:
-        print(describe(chosen, stages))
-        return None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with Ranks.start() as ranks:
+        if dry_run:
+            if ranks.first:
+                print(describe(chosen, stages))
+            return None
+        return _train(ranks, chosen, stages, resume, output)
+
+
+def _train(
+    ranks: Ranks, recipe: Recipe, stages: Sequence[Stage], resume: bool, output: Path
+) -> Path | None:
     home = output / "training"
-    processor = _begin(home, chosen, resume)
-    model = chosen.parts.model(chosen.model, chosen.seed).to(device)
+    with ranks.together():
+        if ranks.first:
+            _begin(home, recipe, resume)
+    with ranks.together():
+        processor = Processor.load(home / "processor")
+        model = recipe.parts.model(recipe.model, recipe.seed)
     for entry in stages:
-        if not _stage(model, processor, chosen, entry, home / entry.config.name, resume):
-            print(
-                f"stopped; a checkpoint is in {home / entry.config.name}: go on with --resume -o {output}",
-                file=sys.stderr,
-            )
+        if not _stage(ranks, model, processor, recipe, entry, home / entry.config.name, resume):
+            if ranks.first:
+                print(
+                    f"stopped; a checkpoint is in {home / entry.config.name}: go on with --resume -o {output}",
+                    file=sys.stderr,
+                )
             return None
         if entry.config.name == "pretrain":
-            _renew_connector(model, chosen)
-    model.eval()
-    save_model(output, model, processor)
-    print(f"the model is in {output}", file=sys.stderr)
+            _renew_connector(model, recipe)
+    with ranks.together():
+        if ranks.first:
+            save_model(output, model.eval(), processor)
+            print(f"the model is in {output}", file=sys.stderr)
     return output
 
 
@@ -74,22 +95,24 @@ def _until(recipe: Recipe, stage: str | None) -> tuple[Stage, ...]:
     return recipe.stages[: names.index(stage) + 1]
 
 
-def _begin(home: Path, recipe: Recipe, resume: bool) -> Processor:
-    """Opens the run's folder: its settings are written down, or found equal; returns the processor."""
+def _begin(home: Path, recipe: Recipe, resume: bool) -> None:
+    """Opens the run's folder: its settings and the processor are written down, or found equal."""
     settings = resolved(recipe)
     home.mkdir(parents=True, exist_ok=True)
     file = home / "run.json"
     if resume and file.exists():
         begun = json.loads(file.read_text())
         changed = [
-            key for key in settings if begun.get(key) != settings[key] and not _harmless(key)
+            key
+            for key in settings
+            if begun.get(key) != settings[key] and key.rsplit(".", 1)[-1] not in HARMLESS
         ]
         if changed:
             key = changed[0]
             raise ValueError(
                 f"{home} was begun with {key}={begun.get(key)}, not {settings[key]}: resume with the same settings"
             )
-        return Processor.load(home / "processor")
+        return
     if file.exists():
         raise ValueError(f"{home} already holds a run: add --resume to go on, or choose another -o")
     processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
@@ -97,7 +120,6 @@ def _begin(home: Path, recipe: Recipe, resume: bool) -> Processor:
     partial = home / "run.json.partial"
     partial.write_text(json.dumps(settings, indent=1))
     partial.replace(file)
-    return processor
 
 
 def resolved(recipe: Recipe) -> dict[str, Any]:
@@ -106,13 +128,8 @@ def resolved(recipe: Recipe) -> dict[str, Any]:
     return json.loads(json.dumps(flat, default=str))
 
 
-def _harmless(key: str) -> bool:
-    """Whether a setting may change on resume: it does not touch what is computed."""
-    last = key.rsplit(".", 1)[-1]
-    return last in ("workers", "log_interval", "checkpoint_interval", "keep_checkpoints")
-
-
 def _stage(
+    ranks: Ranks,
     model: VLMamba,
     processor: Processor,
     recipe: Recipe,
@@ -125,19 +142,16 @@ def _stage(
     if entry.template is not None:
         processor = copy(processor)
         processor.template = entry.template
-    batches = entry.data.batches(processor, stage.batch_size, stage.max_length, stage.seed)
-    trainee, objective = model, language_loss
-    if entry.trainee is not None:
-        trainee, objective = entry.trainee(model, batches)
-    if resume:
-        freeze_for(trainee, stage.name)
-        found = checkpoint.load_newest(directory / "checkpoints")
-        if found is not None and found.finished:
-            checkpoint.restore_weights(trainee, found)
-            return True
+    sharded = ranks.world > 1 and stage.parallel != "ddp"
+    with ranks.together():
+        model.to("cpu" if sharded else ranks.device)
+        batches = entry.data.batches(processor, stage.batch_size, stage.max_length, stage.seed)
+        trainee, objective = model, language_loss
+        if entry.trainee is not None:
+            trainee, objective = entry.trainee(model, batches)
     result = run_stage(
         trainee, batches, stage, directory,
-        objective=objective, config={"recipe": recipe.name}, resume=resume,
+        objective=objective, config={"recipe": recipe.name}, resume=resume, ranks=ranks,
     )  # fmt: skip
     return result.finished
 

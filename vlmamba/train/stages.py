@@ -12,10 +12,12 @@ from typing import Literal, get_args
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 StageName = Literal["pretrain", "language", "align", "finetune"]
 Precision = Literal["bf16", "float32"]
+Parallel = Literal["ddp", "fsdp", "fsdp-grad-op"]
 
 # Prefixes of the names of the parameters that a stage trains.
 TRAINED: dict[StageName, tuple[str, ...]] = {
@@ -35,7 +37,7 @@ class StageConfig:
     batch_size: int  # samples of a batch, or packed rows
     steps: int | None = None  # optimiser steps; give this or epochs
     epochs: float | None = None
-    accumulation: int = 1  # batches whose gradients are summed before one optimiser step
+    accumulation: int = 1  # batches of one optimiser step, over all processes together
     max_length: int = 2048  # tokens of a row, image tokens included
     warmup_ratio: float = 0.03
     min_lr_ratio: float = 0.0  # the cosine ends at this share of lr
@@ -47,6 +49,10 @@ class StageConfig:
     gradient_checkpointing: bool = (
         False  # of the language model's blocks: less memory, one more pass
     )
+    # How several processes share the model: ddp: each has the whole; fsdp: each has a shard and gathers a block's
+    # weights for as long as it computes with them; fsdp-grad-op: keeps them gathered until the backward pass is over.
+    parallel: Parallel = "ddp"
+    shard_tower: bool = False  # a frozen tower too; without it every process keeps a whole one
     seed: int = 0
     workers: int = 2  # threads that prepare batches; 0: the loop does it itself
     log_interval: int = 10  # steps
@@ -60,6 +66,10 @@ class StageConfig:
             )
         if self.precision not in get_args(Precision):
             raise ValueError(f"precision {self.precision!r} is unknown: use bf16 or float32")
+        if self.parallel not in get_args(Parallel):
+            raise ValueError(
+                f"parallel {self.parallel!r} is unknown: use one of {', '.join(get_args(Parallel))}"
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage {self.name} needs steps or epochs, and not both")
         for name in ("lr", "batch_size", "accumulation", "max_length", "log_interval", "clip"):
@@ -76,6 +86,19 @@ class StageConfig:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
         if self.workers < 0:
             raise ValueError(f"workers must be 0 or more, got {self.workers}")
+
+    def batches_each(self, world: int) -> int:
+        """How many batches of an optimiser step each of `world` processes takes.
+
+        Raises ValueError when they cannot be shared equally; the whole step is the same for any number of processes.
+        """
+        if self.accumulation % world:
+            raise ValueError(
+                f"stage {self.name}: {self.accumulation} batches a step (accumulation) cannot be shared by {world} "
+                f"processes: --set {self.name}.accumulation={world * -(-self.accumulation // world)}, and a "
+                "batch_size that keeps their product"
+            )
+        return self.accumulation // world
 
     def total_steps(self, batches_per_epoch: int) -> int:
         """Optimiser steps of the stage over data of that many batches an epoch."""
@@ -126,13 +149,17 @@ def decayed(model: nn.Module) -> Iterator[tuple[str, Parameter, bool]]:
 
 
 def build_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, in two groups: with weight decay and without; fused where PyTorch can."""
-    parameters = list(decayed(model))
-    groups = [
-        {"params": [p for _, p, decay in parameters if decay], "weight_decay": stage.weight_decay},
-        {"params": [p for _, p, decay in parameters if not decay], "weight_decay": 0.0},
-    ]
+    """AdamW over the trained parameters, with weight decay where it belongs; fused where PyTorch can.
+
+    One group for each kind: decayed or not, and divided over processes or not, which no one kernel takes together.
+    """
+    groups: dict[tuple[bool, bool], list[Parameter]] = {}
+    for _, parameter, decay in decayed(model):
+        groups.setdefault((decay, isinstance(parameter, DTensor)), []).append(parameter)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        [
+            {"params": parameters, "weight_decay": stage.weight_decay if decay else 0.0}
+            for (decay, _), parameters in groups.items()
+        ],
         lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True,
     )  # fmt: skip

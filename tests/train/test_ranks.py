@@ -1,0 +1,208 @@
+"""Several processes train what one trains, stop together, and leave checkpoints that any number goes on from."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import toy
+from processes import launch
+
+from vlmamba.train import checkpoint
+from vlmamba.train.loop import NonFiniteError, StageResult, language_loss, run_stage
+from vlmamba.train.ranks import OtherRankError, Ranks
+
+STAGE = replace(toy.STAGE, accumulation=4, steps=4, checkpoint_interval=2)
+FORMS = {
+    "ddp": replace(STAGE, parallel="ddp"),
+    "fsdp": replace(STAGE, parallel="fsdp", gradient_checkpointing=True),
+    "fsdp-grad-op": replace(STAGE, parallel="fsdp-grad-op", shard_tower=True),
+}
+SHARDED = FORMS["fsdp"]
+
+
+class WithTexts(toy.RandomBatches):
+    """Every third batch is text alone, so that in a step one process may see no picture at all.
+
+    `before(index)` is called before a batch is given.
+    """
+
+    def __init__(self, before: Callable[[int], object] = lambda index: None) -> None:
+        self.before = before
+
+    def batch(self, index):
+        self.before(index)
+        batch = super().batch(index)
+        if index % 3 == 0:
+            batch.pixel_values = None
+            batch.input_ids[batch.input_ids == toy.IMAGE] = 5
+        return batch
+
+
+def trained(ranks, directory=None, stage=STAGE, batches=None, **options):
+    """A toy model after a stage: its result and the model's weights."""
+    model = toy.make_model()
+    result = run_stage(model, batches or WithTexts(), stage, directory, ranks=ranks, **options)
+    return result, toy.weights(model)
+
+
+def stop_in_step_2(index: int) -> None:
+    if index == 2 * STAGE.accumulation - 1:  # the last process's
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def nothing_finite_in_batch_7(model, batch):
+    total, count = language_loss(model, batch)
+    return total * (float("nan") if "sample-7a" in batch.sample_ids else 1.0), count
+
+
+def fail_at_batch_5(index: int) -> None:
+    if index == 5:
+        raise ValueError("picture 5 is broken")
+
+
+def error_of(function: Callable[[], object]) -> str:
+    try:
+        function()
+    except (ValueError, OtherRankError, NonFiniteError) as error:
+        return f"{type(error).__name__}: {error}"
+    return "none"
+
+
+def in_each(directory: Path) -> dict:
+    """All that processes which work together do and see; one start serves for all of it."""
+    with Ranks.start() as ranks:
+        seen: dict = {name: trained(ranks, stage=stage) for name, stage in FORMS.items()}
+        seen["align"] = trained(ranks, stage=replace(SHARDED, name="align"))
+        seen["bf16"] = [
+            trained(ranks, stage=replace(FORMS[form], precision="bf16")) for form in ("ddp", "fsdp")
+        ]
+        seen["stopped"] = trained(
+            ranks, directory / "stopped", SHARDED, WithTexts(before=stop_in_step_2)
+        )
+        seen["resumed"] = trained(ranks, directory / "one stopped", SHARDED, resume=True)
+        seen["not finite"] = error_of(
+            lambda: trained(
+                ranks, directory / "spoilt", replace(STAGE, checkpoint_interval=1),
+                objective=nothing_finite_in_batch_7,
+            )
+        )  # fmt: skip
+        seen["unreadable"] = error_of(lambda: trained(ranks, batches=WithTexts(fail_at_batch_5)))
+        seen["unequal"] = error_of(lambda: trained(ranks, stage=replace(STAGE, accumulation=3)))
+    return seen
+
+
+@pytest.fixture(scope="module", params=[2, 4])
+def several(request, tmp_path_factory):
+    """How many processes there were, what each saw, and where they wrote; one process had been stopped before."""
+    directory = tmp_path_factory.mktemp("several")
+    alone = Ranks(torch.device("cpu"))
+    trained(alone, directory / "one stopped", batches=WithTexts(before=stop_in_step_2))
+    seen = launch(request.param, in_each, directory)
+    assert all(isinstance(result, dict) for result in seen), seen
+    return request.param, seen, directory
+
+
+@pytest.fixture(scope="module")
+def one():
+    """What a process alone gets, by precision and stage."""
+    alone = Ranks(torch.device("cpu"))
+    return {
+        "finetune": trained(alone),
+        "align": trained(alone, stage=replace(STAGE, name="align")),
+        "bf16": trained(alone, stage=replace(STAGE, precision="bf16")),
+    }
+
+
+def assert_same(ours, theirs, tolerance=2e-6):
+    (result, weights), (expected, expected_weights) = ours, theirs
+    assert result.losses == pytest.approx(expected.losses, rel=tolerance)
+    for name, value in weights.items():
+        torch.testing.assert_close(
+            value, expected_weights[name], rtol=0, atol=5 * tolerance, msg=name
+        )
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_losses_and_weights_are_those_of_one_process(several, one, form):
+    for seen in several[1]:
+        assert_same(seen[form], one["finetune"])
+
+
+def test_gradients_pass_through_a_sharded_frozen_language_model(several, one):
+    for seen in several[1]:
+        assert_same(seen["align"], one["align"])
+
+
+def test_weights_that_travel_as_bf16_compute_what_autocast_computes(several, one):
+    """One process, copies and shards round alike; sums of gradients differ in their order."""
+    for seen in several[1]:
+        for ours in seen["bf16"]:
+            assert ours[0].losses == pytest.approx(one["bf16"][0].losses, rel=2e-3)
+            assert {value.dtype for value in ours[1].values()} == {torch.float32}
+
+
+def test_a_signal_to_one_process_stops_all_after_the_same_step_with_a_checkpoint(several):
+    _, seen, directory = several
+    assert [one["stopped"][0].step for one in seen] == [2] * len(seen)
+    found = checkpoint.load_newest(directory / "stopped" / "checkpoints")
+    assert found is not None
+    assert found.step == 2
+    assert len(found.files) == 3 * len(seen)
+
+
+def test_one_process_goes_on_where_several_stopped(several, one):
+    """From shards to a whole model; the other way round is `resumed`."""
+    _, _, directory = several
+    model = toy.make_model()
+    result = run_stage(
+        model, WithTexts(), STAGE, directory / "stopped", resume=True,
+        ranks=Ranks(torch.device("cpu")),
+    )  # fmt: skip
+    expected, weights = one["finetune"]
+    late = StageResult(4, True, {step: expected.losses[step] for step in (3, 4)}, 0.0)
+    assert_same((result, toy.weights(model)), (late, weights))
+
+
+def test_several_go_on_where_one_stopped(several, one):
+    expected, weights = one["finetune"]
+    late = StageResult(4, True, {step: expected.losses[step] for step in (3, 4)}, 0.0)
+    for seen in several[1]:
+        assert_same(seen["resumed"], (late, weights))
+
+
+def test_a_loss_that_is_not_finite_in_one_stops_all_before_the_update(several):
+    _, seen, directory = several
+    assert {one["not finite"] for one in seen} == {seen[0]["not finite"]}
+    assert "step 2 of stage finetune" in seen[0]["not finite"]
+    report = json.loads((directory / "spoilt" / "non-finite-step-00000002.json").read_text())
+    bad = [batch["samples"] for batch in report["batches"] if batch["loss"] == "nan"]
+    assert bad == [["sample-7a", "sample-7b"]]
+    assert len(report["batches"]) == STAGE.accumulation
+    found = checkpoint.load_newest(directory / "spoilt" / "checkpoints")
+    assert found is not None
+    assert found.step == 1
+
+
+def test_an_error_in_one_ends_all_and_only_that_one_has_something_to_say(several):
+    world, seen, _ = several
+    errors = [one["unreadable"] for one in seen]
+    assert errors[5 % world] == "ValueError: picture 5 is broken"
+    assert [error.split(":")[0] for error in errors].count("OtherRankError") == world - 1
+
+
+def test_batches_that_cannot_be_shared_equally_are_refused_with_a_number_that_can(several):
+    world, seen, _ = several
+    for one in seen:
+        assert f"3 batches a step (accumulation) cannot be shared by {world}" in one["unequal"]
+        assert "--set finetune.accumulation=4" in one["unequal"]
+
+
+def test_only_the_first_writes_the_log(several):
+    _, _, directory = several
+    lines = (directory / "one stopped" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
