@@ -17,13 +17,14 @@ from vlmamba.ops import (
     add_rms_norm,
     causal_conv1d,
     causal_conv1d_update,
+    gated_conv1d,
     selective_scan,
     selective_state_update,
 )
 from vlmamba.ops.precision import compute_dtype
 from vlmamba.state import State
 
-# What the backward pass does once more: nothing, a mixer from the convolution to the scan, or all of it.
+# What the backward pass does once more: nothing, of a mixer all between its projections, or all of it.
 Recompute = Literal["nothing", "scan", "mixer"]
 
 # softplus of this is exactly 0: the state passes a padded position unchanged.
@@ -108,18 +109,47 @@ class SelectiveSSM(nn.Module):
         `lengths` (b,): positions from there on are padding; `reset` (b, l): a new sample begins there.
         """
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        conv_state, ssm_state = state or (None, None)
         convolved, last_inputs = causal_conv1d(
-            x, weight, bias, "silu", initial_state=conv_state, reset=reset, return_last_state=True
+            x, weight, bias, "silu", initial_state=state and state[0], reset=reset, return_last_state=True
+        )  # fmt: skip
+        return self._scan(x, convolved, convolved, z, last_inputs, state, lengths, reset)
+
+    def scan_halves(
+        self,
+        xz: Tensor,
+        state: tuple[Tensor, Tensor] | None = None,
+        lengths: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> Tensor:
+        """`scan` of x and z that lie side by side in xz (b, l, 2e), as in_proj makes them."""
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        to_project, to_scan, z, last_inputs = gated_conv1d(
+            xz, weight, bias, "silu", initial_state=state and state[0], reset=reset
         )
-        dt, B, C = self._select(convolved)
+        x = xz[..., : z.shape[-1]]
+        return self._scan(x, to_project, to_scan, z, last_inputs, state, lengths, reset)
+
+    def _scan(
+        self,
+        x: Tensor,
+        to_project: Tensor,
+        to_scan: Tensor,
+        z: Tensor | None,
+        last_inputs: Tensor,
+        state: tuple[Tensor, Tensor] | None,
+        lengths: Tensor | None,
+        reset: Tensor | None,
+    ) -> Tensor:
+        """What follows the convolution of x, whose output comes once for the projections and once for the scan."""
+        conv_state, ssm_state = state or (None, None)
+        dt, B, C = self._select(to_project)
         if lengths is not None:
             padded = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (b, l)
             dt = dt.masked_fill(padded[..., None], _NO_STEP)
-            last_inputs = _inputs_before(lengths, x, conv_state, weight.shape[1])
+            last_inputs = _inputs_before(lengths, x, conv_state, self.conv1d.kernel_size[0])
         A, D, dt_bias = self.dynamics()
         y, last = selective_scan(
-            convolved, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
+            to_scan, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
             initial_state=ssm_state, reset=reset, return_last_state=True,
         )  # fmt: skip
         if conv_state is not None and ssm_state is not None:
@@ -186,26 +216,19 @@ class MambaMixer(SelectiveSSM):
     ) -> Tensor:
         """hidden (b, l, d) -> (b, l, d); the other arguments as in `SelectiveSSM.scan`.
 
-        `recompute`: keep in_proj's output alone for the backward pass, which then does the rest once more. The
-        rest is cheap in time and dear in memory: of the matrix products it holds only x_proj and dt_proj.
+        `recompute`: what lies between the two projections is not kept for the backward pass but done once more
+        there. It is cheap in time and dear in memory: of the matrix products it holds the two small ones.
         """
         if state is not None and hidden.shape[1] == 1 and lengths is None and reset is None:
             x, z = self.in_proj(hidden.squeeze(1)).chunk(2, dim=-1)  # (b, e)
             return self.out_proj(self.step(x, z, state)).unsqueeze(1)
         xz = self.in_proj(hidden)  # (b, l, 2e)
-        if recompute:
-            return checkpoint(self._rest, xz, state, lengths, reset, use_reentrant=False)  # pyright: ignore[reportReturnType]
-        return self._rest(xz, state, lengths, reset)
-
-    def _rest(
-        self,
-        xz: Tensor,
-        state: tuple[Tensor, Tensor] | None,
-        lengths: Tensor | None,
-        reset: Tensor | None,
-    ) -> Tensor:
-        x, z = xz.chunk(2, dim=-1)  # (b, l, e)
-        return self.out_proj(self.scan(x, z, state, lengths, reset))
+        if recompute and xz.requires_grad:
+            # Reentrant: the first pass then runs without gradients, and the scan saves no states in vain.
+            y = checkpoint(self.scan_halves, xz, state, lengths, reset, use_reentrant=True)
+        else:
+            y = self.scan_halves(xz, state, lengths, reset)
+        return self.out_proj(y)
 
 
 class MambaBlock(nn.Module):

@@ -1,7 +1,7 @@
 """Residual add + RMS norm, and linear + cross-entropy, against their definitions: on the CPU, and as kernels.
 
-Triton decides at import whether to interpret, so the interpreted tests run in a process of their own,
-started by `test_the_interpreted_tests_pass`.
+Triton decides at import whether to interpret, so the interpreted tests, those of test_gated_conv.py too, run in a
+process of their own, started by `test_the_interpreted_tests_pass`.
 """
 
 import os
@@ -203,7 +203,8 @@ class TestInterpreted:
 
 @compiled
 def test_the_interpreted_tests_pass():
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
+    files = [__file__, __file__.replace("norm_loss", "gated_conv")]
+    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", *files]
     settings = {"TRITON_INTERPRET": "1", "VLMAMBA_BACKEND": "gpu", "PYTEST_ADDOPTS": ""}
     run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr

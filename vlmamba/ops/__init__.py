@@ -11,6 +11,7 @@ __all__ = [
     "add_rms_norm",
     "causal_conv1d",
     "causal_conv1d_update",
+    "gated_conv1d",
     "linear_cross_entropy",
     "selective_scan",
     "selective_state_update",
@@ -74,6 +75,32 @@ def causal_conv1d(
         x, weight, bias, activation, initial_state=initial_state, reset=reset
     )
     return (out, last) if return_last_state else out
+
+
+def gated_conv1d(
+    xz: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`causal_conv1d` of the first half of xz (b, l, 2e); `reference.gated_conv1d_ref` is its definition.
+
+    Returns the output twice, the second half of xz, and the last inputs. On a GPU the gradients of all three meet in
+    one kernel and one tensor: no pass of its own adds those of the output's two readers or joins the halves.
+    Raises ValueError when a shape does not fit or the activation is unknown.
+    """
+    b, l, _ = xz.shape
+    e, k = weight.shape
+    _expect(xz=(xz, (b, l, 2 * e)), bias=(bias, (e,)))
+    _expect(initial_state=(initial_state, (b, e, k - 1)), reset=(reset, (b, l)))
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation {activation!r} is unknown: use None or 'silu'")
+    return _implementation(xz).gated_conv1d(
+        xz, weight, bias, activation, initial_state=initial_state, reset=reset
+    )
 
 
 def selective_state_update(

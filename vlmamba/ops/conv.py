@@ -48,6 +48,30 @@ def causal_conv1d(
     return out, _last_inputs(x, weight.shape[1] - 1, initial_state, reset)
 
 
+def gated_conv1d(
+    xz: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`reference.gated_conv1d_ref` as Triton kernels, whose backward pass writes one gradient for both halves."""
+    flags = None if reset is None else reset.contiguous().view(torch.uint8)
+    e = weight.shape[0]
+    x = xz[..., :e]
+    inputs = xz, weight, bias, initial_state
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        out, again, z = _GatedConv1d.apply(
+            xz, weight, bias, initial_state, flags, activation == "silu"
+        )
+    else:
+        out = again = _forward(x, weight, bias, initial_state, flags, activation == "silu")
+        z = xz[..., e:]
+    return out, again, z, _last_inputs(x, weight.shape[1] - 1, initial_state, reset)
+
+
 class _CausalConv1d(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, initial_state, reset, silu):
@@ -58,7 +82,55 @@ class _CausalConv1d(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, grad):
-        return *_backward(grad, *ctx.saved_tensors, ctx.silu), None, None
+        x, *others = ctx.saved_tensors
+        dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return dx, *_backward([grad], dx, x, *others, ctx.silu), None, None
+
+
+class _GatedConv1d(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, xz, weight, bias, initial_state, reset, silu):
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(xz, weight, bias, initial_state, reset)
+        ctx.silu = silu
+        e = weight.shape[0]
+        out = _forward(xz[..., :e], weight, bias, initial_state, reset, silu)
+        return out, out.view_as(out), xz[..., e:]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, other_grad, dz):
+        xz, weight, bias, initial_state, reset = ctx.saved_tensors
+        e = weight.shape[0]
+        dxz = _wide(dz, xz)
+        dx = dxz[..., :e]
+        grads = [g for g in (grad, other_grad) if g is not None]
+        if not grads:
+            dx.zero_()
+            return dxz, None, None, None, None, None
+        x = xz[..., :e]
+        return (
+            dxz,
+            *_backward(grads, dx, x, weight, bias, initial_state, reset, ctx.silu),
+            None,
+            None,
+        )
+
+
+def _wide(dz: Tensor | None, xz: Tensor) -> Tensor:
+    """A gradient for xz (b, l, 2e) that holds dz in its second half; without a copy where dz already lies in one."""
+    b, l, width = xz.shape
+    whole = (l * width, width, 1)
+    if dz is not None and dz.storage_offset() == width // 2 and dz.stride() == whole:
+        if dz.untyped_storage().nbytes() == xz.numel() * dz.element_size() and dz.dtype == xz.dtype:
+            return dz.as_strided((b, l, width), whole, 0)
+    dxz = torch.empty((b, l, width), dtype=xz.dtype, device=xz.device)
+    second = dxz[..., width // 2 :]
+    if dz is None:
+        second.zero_()
+    else:
+        second.copy_(dz)
+    return dxz
 
 
 def _last_inputs(
@@ -105,7 +177,8 @@ def _forward(
 
 
 def _backward(
-    grad: Tensor,
+    grads: list[Tensor],
+    dx: Tensor,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
@@ -113,22 +186,25 @@ def _backward(
     reset: Tensor | None,
     silu: bool,
 ) -> tuple[Tensor | None, ...]:
-    """The gradients of x, weight, bias and initial_state, each in its tensor's dtype."""
+    """Fills dx and returns the gradients of weight, bias and initial_state, each in its tensor's dtype.
+
+    `grads`: one or two gradients of the output, to be added.
+    """
     b, l, e = x.shape
     k = weight.shape[1]
     dtype = scan_dtype(x.dtype)
-    grad = grad if grad.stride(-1) == 1 else grad.contiguous()
+    grad, other = [*(g if g.stride(-1) == 1 else g.contiguous() for g in grads), None][:2]
     runs, blocks = triton.cdiv(l, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
     each = max(1, min(RUNS, b * runs * blocks // PROGRAMS))
     groups = triton.cdiv(runs, each)
-    dx = torch.empty((b, l, e), dtype=x.dtype, device=x.device)
     partial = torch.empty((b * groups, k + 1, e), dtype=dtype, device=x.device)
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
     if b * groups * blocks:
         _causal_conv1d_bwd_kernel[(b * groups * blocks,)](
-            grad, x, weight, bias, initial_state, reset, dx, partial, dinitial,
+            grad, other, x, weight, bias, initial_state, reset, dx, partial, dinitial,
             l, e, groups, blocks, each,
-            grad.stride(0), grad.stride(1), x.stride(0), x.stride(1),
+            *grad.stride()[:2], *(other.stride()[:2] if other is not None else (0, 0)),
+            *x.stride()[:2], *dx.stride()[:2],
             weight.stride(0), weight.stride(1), *_strides(initial_state), *_strides(dinitial),
             k, silu, ACCUMULATE[dtype], BACKWARD_RUN, BACKWARD_BLOCK_E,
             **OPTIONS,
@@ -137,7 +213,6 @@ def _backward(
         dinitial.zero_()
     sums = partial.sum(0)  # (k + 1, e)
     return (
-        dx,
         sums[:k].t().to(weight.dtype),  # (e, k)
         None if bias is None else sums[k].to(bias.dtype),
         dinitial,
@@ -252,9 +327,9 @@ def _causal_conv1d_fwd_kernel(
 
 @triton.jit
 def _causal_conv1d_bwd_kernel(
-    grad_ptr, x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dx_ptr, partial_ptr, dinitial_ptr,
+    grad_ptr, other_ptr, x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dx_ptr, partial_ptr, dinitial_ptr,
     l, e, groups, blocks, each,
-    grad_b, grad_l, x_b, x_l, weight_e, weight_k, initial_b, initial_e, initial_k,
+    grad_b, grad_l, other_b, other_l, x_b, x_l, dx_b, dx_l, weight_e, weight_k, initial_b, initial_e, initial_k,
     dinitial_b, dinitial_e, dinitial_k,
     K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr,
     RUN: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -289,6 +364,9 @@ def _causal_conv1d_bwd_kernel(
             at = start + i
             grad_at = grad_ptr + row * grad_b + at * grad_l + channel
             g = tl.load(grad_at, mask=_exists(channel, e, at < l), other=0.0).to(ACC)
+            if other_ptr is not None:
+                other_at = other_ptr + row * other_b + at * other_l + channel
+                g += tl.load(other_at, mask=_exists(channel, e, at < l), other=0.0).to(ACC)
             if SILU:
                 out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
                 gate = sigmoid(out)
@@ -309,7 +387,8 @@ def _causal_conv1d_bwd_kernel(
         for i in tl.static_range(RUN):
             at = start + i
             dx = _spread(gs, taps, flags, i + K - 1, K, PACKED)
-            tl.store(dx_ptr + (row * l + at) * e + channel, dx, mask=_exists(channel, e, at < l))
+            dx_at = dx_ptr + row * dx_b + at * dx_l + channel
+            tl.store(dx_at, dx, mask=_exists(channel, e, at < l))
         if dinitial_ptr is not None:
             if start == 0:
                 for i in tl.static_range(K - 1):

@@ -4,7 +4,7 @@ A just-in-time compiler was measured beside it and gained nothing that its impor
 not take back. Threads are PyTorch's own (`torch.set_num_threads`).
 """
 
-from vlmamba.ops.cpu_conv import causal_conv1d, causal_conv1d_update
+from vlmamba.ops.cpu_conv import causal_conv1d, causal_conv1d_update, gated_conv1d
 from vlmamba.ops.cpu_loss import linear_cross_entropy
 from vlmamba.ops.cpu_scan import selective_scan, selective_state_update
 from vlmamba.ops.reference import add_rms_norm
@@ -13,6 +13,7 @@ __all__ = [
     "add_rms_norm",
     "causal_conv1d",
     "causal_conv1d_update",
+    "gated_conv1d",
     "linear_cross_entropy",
     "selective_scan",
     "selective_state_update",

@@ -26,6 +26,21 @@ def causal_conv1d(
     return _forward(activation, reset, *inputs)
 
 
+def gated_conv1d(
+    xz: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`reference.gated_conv1d_ref` by way of `causal_conv1d`."""
+    x, z = xz.chunk(2, dim=-1)
+    out, last = causal_conv1d(x, weight, bias, activation, initial_state=initial_state, reset=reset)
+    return out, out, z, last
+
+
 def causal_conv1d_update(
     x: Tensor,
     conv_state: Tensor,

@@ -105,6 +105,26 @@ def causal_conv1d_ref(
     return out.to(x.dtype), last
 
 
+def gated_conv1d_ref(
+    xz: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`causal_conv1d_ref` of x where one tensor holds x and, beside it, the gate z.
+
+    xz (b, l, 2e). Returns the output (b, l, e) once for each of its two readers, z (b, l, e), and the last inputs.
+    """
+    x, z = xz.chunk(2, dim=-1)
+    out, last = causal_conv1d_ref(
+        x, weight, bias, activation, initial_state=initial_state, reset=reset
+    )
+    return out, out, z, last
+
+
 def selective_state_update_ref(
     state: Tensor,
     x: Tensor,
@@ -180,6 +200,7 @@ def linear_cross_entropy_ref(x: Tensor, weight: Tensor, targets: Tensor) -> Tens
 # The names by which `vlmamba.ops` calls a backend.
 selective_scan = selective_scan_ref
 causal_conv1d = causal_conv1d_ref
+gated_conv1d = gated_conv1d_ref
 selective_state_update = selective_state_update_ref
 causal_conv1d_update = causal_conv1d_update_ref
 add_rms_norm = add_rms_norm_ref

@@ -1,0 +1,49 @@
+"""How long something takes on a device, and how fast the device is at best."""
+
+import itertools
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+# What a GPU can be asked at most, measured and not looked up.
+COPY_BYTES = 2**30
+MATMUL_SIDE = 8192
+
+
+def median_ms(
+    run: Callable[[], object], device: torch.device, repeats: int, warmup: int = 2
+) -> float:
+    """The median time of a call in milliseconds; on a GPU by its own clock, calls queued one behind the other."""
+    for _ in range(warmup):
+        run()
+    if device.type != "cuda":
+        return statistics.median(_wall_ms(run) for _ in range(repeats))
+    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
+    marks[0].record()
+    for mark in marks[1:]:
+        run()
+        mark.record()
+    torch.cuda.synchronize(device)
+    return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(marks))
+
+
+def _wall_ms(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def copy_bytes_per_s(device: torch.device) -> float:
+    """Bytes read and written a second by a large copy."""
+    source = torch.ones(COPY_BYTES // 2, dtype=torch.bfloat16, device=device)
+    target = torch.empty_like(source)
+    return 2 * COPY_BYTES / (1e-3 * median_ms(lambda: target.copy_(source), device, 20))
+
+
+def matmul_flops_per_s(device: torch.device) -> float:
+    """Floating-point operations a second in a large product of random bfloat16 matrices."""
+    side = MATMUL_SIDE
+    left, right = torch.randn(2, side, side, dtype=torch.bfloat16, device=device)
+    return 2 * side**3 / (1e-3 * median_ms(lambda: left @ right, device, 10))
