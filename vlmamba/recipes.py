@@ -177,7 +177,7 @@ def vl_mamba_2_8b() -> Recipe:
         lr=1e-3,  # pretrain.sh
         # 256 samples (pretrain.sh: 32 x 8): a caption with its picture is some 750 tokens, four to a row
         batch_size=8, accumulation=8, max_length=3072,
-        epochs=1, gradient_checkpointing=True, seed=42, workers=8,
+        epochs=1, recompute="mixer", seed=42, workers=8,
     )  # fmt: skip
     finetune = replace(
         align,

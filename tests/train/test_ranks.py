@@ -19,7 +19,7 @@ from vlmamba.train.ranks import OtherRankError, Ranks
 STAGE = replace(toy.STAGE, accumulation=4, steps=4, checkpoint_interval=2)
 FORMS = {
     "ddp": replace(STAGE, parallel="ddp"),
-    "fsdp": replace(STAGE, parallel="fsdp", gradient_checkpointing=True),
+    "fsdp": replace(STAGE, parallel="fsdp", recompute="mixer"),
     "fsdp-grad-op": replace(STAGE, parallel="fsdp-grad-op", shard_tower=True),
 }
 SHARDED = FORMS["fsdp"]

@@ -133,7 +133,7 @@ class _Run:
         self.frozen = checkpoint.frozen_fingerprint(model) if directory is not None else ""
         language_model = getattr(getattr(model, "model", None), "language_model", None)
         if language_model is not None:
-            language_model.gradient_checkpointing = stage.gradient_checkpointing
+            language_model.recompute = stage.recompute
         model.train()
         if directory is not None and ranks.first:
             directory.mkdir(parents=True, exist_ok=True)

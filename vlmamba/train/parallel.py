@@ -4,6 +4,7 @@ All three forms below answer the same few questions, so that loop and checkpoint
 a stage's model is called through one module, because DDP and FSDP2 act where a module's forward pass begins and ends.
 """
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -113,6 +114,8 @@ class Shards(Whole):
                 f"stage {stage.name} trains more than the model's own parts, which cannot be sharded: "
                 f"--set {stage.name}.parallel=ddp"
             )
+        # The first block hands its input on as the residual, which nothing ever changes in place.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         copy = _copied(model, ranks.device)
         super().__init__(copy, ranks)
         self.share = float(ranks.world)

@@ -23,7 +23,7 @@ from vlmamba.train.ranks import Ranks
 # Settings that may change on resume: they touch nothing that is computed, but for rounding.
 HARMLESS = (
     "workers", "log_interval", "checkpoint_interval", "keep_checkpoints",
-    "parallel", "shard_tower", "gradient_checkpointing",
+    "parallel", "shard_tower", "recompute",
 )  # fmt: skip
 
 

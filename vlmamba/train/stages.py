@@ -15,6 +15,8 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
+from vlmamba.mamba import Recompute
+
 StageName = Literal["pretrain", "language", "align", "finetune"]
 Precision = Literal["bf16", "float32"]
 Parallel = Literal["ddp", "fsdp", "fsdp-grad-op"]
@@ -46,8 +48,8 @@ class StageConfig:
     eps: float = 1e-8
     clip: float = 1.0  # largest norm of the whole gradient
     precision: Precision = "bf16"  # bf16: autocast over float32 master weights
-    gradient_checkpointing: bool = (
-        False  # of the language model's blocks: less memory, one more pass
+    recompute: Recompute = (
+        "nothing"  # what of a block is not kept for the backward pass: scan, mixer
     )
     # How several processes share the model: ddp: each has the whole; fsdp: each has a shard and gathers a block's
     # weights for as long as it computes with them; fsdp-grad-op: keeps them gathered until the backward pass is over.
@@ -69,6 +71,10 @@ class StageConfig:
         if self.parallel not in get_args(Parallel):
             raise ValueError(
                 f"parallel {self.parallel!r} is unknown: use one of {', '.join(get_args(Parallel))}"
+            )
+        if self.recompute not in get_args(Recompute):
+            raise ValueError(
+                f"recompute {self.recompute!r} is unknown: use one of {', '.join(get_args(Recompute))}"
             )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage {self.name} needs steps or epochs, and not both")

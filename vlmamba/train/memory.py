@@ -1,0 +1,127 @@
+"""What a stage needs of a GPU's memory, from the shapes alone; `docs/training.md` states the formula in words.
+
+The largest moment of a step is one of two: the end of the forward pass, when every activation that the backward pass
+wants is there and the loss is computed, or the beginning of the backward pass, when the last block computes its own
+once more. Gradients are counted whole in both, as they are from a step's second batch on. Not counted: the CUDA context
+and what the allocator holds back, a gigabyte or two together.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+
+from vlmamba.config import MambaConfig, ModelConfig
+from vlmamba.mamba import Recompute
+from vlmamba.model import VLMamba
+from vlmamba.scan2d import NUM_DIRECTIONS
+from vlmamba.train.costs import matrices
+from vlmamba.train.stages import StageConfig, freeze_for
+
+LOGITS = 2**29  # bytes of logits that exist at a time (ops/loss.py)
+SCAN_CHUNK = 32  # positions between two states that the scan keeps (ops/scan.py)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one GPU."""
+
+    weights: float  # float32 masters and frozen weights
+    gradients: float
+    optimizer: float
+    copies: float  # weights in the precision of the arithmetic, or gathered from other processes
+    activations: float
+    working: float  # the loss, or one block's second computation: whichever is more
+
+    @property
+    def total(self) -> float:
+        return sum(getattr(self, field.name) for field in fields(self))
+
+
+def memory(
+    config: ModelConfig,
+    stage: StageConfig,
+    positions: int,
+    pictures: int,
+    supervised: int,
+    world: int = 1,
+) -> Memory:
+    """The need of a process among `world`, for batches of that many positions, pictures and supervised tokens."""
+    with torch.device("meta"):
+        model = VLMamba(config)
+    trained = sum(p.numel() for p in freeze_for(model, stage.name).values())
+    every = sum(p.numel() for p in model.parameters())
+    tower = sum(p.numel() for p in model.model.vision_tower.parameters())
+    blocks = matrices(model.model.language_model.layers)
+    item = 2 if stage.precision == "bf16" else 4
+    learns = any(p.requires_grad for p in model.model.language_model.parameters())
+    shards = world if stage.parallel != "ddp" else 1
+    whole = tower if not stage.shard_tower and stage.name != "pretrain" else 0
+    copies = _copies(model, stage, item, learns, blocks, shards)
+    per_position = activation_bytes(config.text, stage.recompute, learns, item)
+    patches = pictures * config.vision.num_patches
+    activations = positions * (
+        config.text.n_layer * per_position + 2 * 4 * config.text.d_model
+    ) + patches * _connector_bytes(config, item)
+    v, d = config.text.vocab_size, config.text.d_model
+    loss = min(LOGITS, supervised * v * item) + 3 * item * supervised * d
+    loss += (item * v * d if item == 2 else 0) + (4 * v * d if learns else 0)
+    once_more = activation_bytes(config.text, "nothing", learns, item) - per_position
+    block = positions * (once_more + item * (6 * config.text.d_inner + 2 * d) + 2 * 4 * d)
+    return Memory(
+        weights=4 * ((every - whole) / shards + whole),
+        gradients=4 * trained / shards,
+        optimizer=8 * trained / shards,
+        copies=copies,
+        activations=activations,
+        working=max(loss, block),
+    )
+
+
+def activation_bytes(text: MambaConfig, recompute: Recompute, learns: bool, item: int) -> float:
+    """What a block keeps of a position for its backward pass, if it `learns` or only passes a gradient on."""
+    d, e, n = text.d_model, text.d_inner, text.d_state
+    norm = item * d  # the normed sum before its weight
+    normed = item * d  # in_proj's input
+    if recompute == "mixer":
+        return norm + normed
+    projected = norm + (normed if learns else 0) + item * 2 * e
+    if recompute == "scan":
+        return projected
+    rank = text.dt_rank or -(-d // 16)
+    states = 4 * e * n / SCAN_CHUNK
+    return projected + item * (2 * e + rank + 2 * n) + states + (item * e if learns else 0)
+
+
+def _copies(
+    model: VLMamba, stage: StageConfig, item: int, learns: bool, blocks: int, shards: int
+) -> float:
+    """Weights beside the masters: autocast's, or those that are gathered."""
+    layers = model.config.text.n_layer
+    if shards > 1:
+        # A block's while it computes, the next one's on the way; the root's in float32 all the time.
+        gathered = blocks if stage.parallel == "fsdp-grad-op" else 3 * blocks / layers
+        tower = sum(p.numel() for p in model.model.vision_tower.parameters())
+        inside = tower + sum(p.numel() for p in model.model.language_model.layers.parameters())
+        root = sum(p.numel() for p in model.parameters()) - inside
+        return item * gathered + 4 * root
+    if item == 4:
+        return 0
+    if learns or stage.recompute == "nothing":
+        return 2 * blocks
+    if stage.recompute == "scan":
+        return 2 * 2 * model.config.text.d_model * model.config.text.d_inner * layers  # in_proj's
+    return 2 * blocks / layers
+
+
+def _connector_bytes(config: ModelConfig, item: int) -> float:
+    """What the connector keeps of a patch."""
+    d_in, d = config.vision.hidden_size, config.text.d_model
+    kind = config.connector.kind
+    if "vss" not in kind:
+        return item * (d_in + 2 * d)
+    width = d if kind == "vss-l2" else d_in
+    e = config.connector.expand * width
+    directions = NUM_DIRECTIONS[config.connector.scan]
+    states = 4 * e * config.connector.d_state / SCAN_CHUNK
+    # In every direction the convolution's input and output, dt and the states; once both projections and the gate.
+    return directions * (item * 3 * e + states) + item * (5 * e + d_in + 5 * width)
