@@ -251,6 +251,22 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights():
     assert all(0 < loss < 10 for loss in result.losses.values())
 
 
+@pytest.mark.parametrize("recompute", ["scan", "mixer"])
+def test_what_is_computed_anew_changes_no_loss(recompute):
+    stage = replace(toy.STAGE, steps=3, log_interval=1)
+    plain, saving = toy.make_model(), toy.make_model()
+    calls = []
+    saving.model.language_model.layers[0].mixer.x_proj.register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    expected = run_stage(plain, toy.RandomBatches(), stage).losses
+    assert (
+        run_stage(saving, toy.RandomBatches(), replace(stage, recompute=recompute)).losses
+        == expected
+    )
+    assert len(calls) == 6
+
+
 def test_the_log_says_what_happened(tmp_path):
     stage = replace(toy.STAGE, steps=5, log_interval=2, checkpoint_interval=100)
     run_stage(toy.make_model(), toy.RandomBatches(), stage, tmp_path)
