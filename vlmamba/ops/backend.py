@@ -31,6 +31,8 @@ def choose(device: torch.device) -> Choice:
 @cache
 def _choose(device_type: str, forced: str) -> Choice:
     choice = _forced(device_type, forced) if forced else _by_device(device_type)
+    if choice.backend == "gpu":
+        choice = Choice("gpu", f"{choice.reason}; {_scan_kernels(device_type)}")
     log.info("ops on %s: backend %s (%s)", device_type, choice.backend, choice.reason)
     return choice
 
@@ -52,6 +54,18 @@ def _by_device(device_type: str) -> Choice:
     if gpu_kernels_run(device_type):
         return Choice("gpu", f"the tensors are on {device_type} and Triton is installed")
     return Choice("reference", f"no kernels for {device_type} without Triton: plain PyTorch, slow")
+
+
+def _scan_kernels(device_type: str) -> str:
+    """In what the selective scan runs there, and why."""
+    if device_type != "cuda":
+        return "scan in Triton: interpreted"
+    from vlmamba.ops import cuda_runtime
+
+    obstacle = cuda_runtime.unavailable(torch.cuda.current_device())
+    if obstacle:
+        return f"scan in Triton: {obstacle}"
+    return f"scan in CUDA C++, compiled by NVRTC {cuda_runtime.nvrtc_version()}"
 
 
 def gpu_kernels_run(device_type: str) -> bool:

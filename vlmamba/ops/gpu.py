@@ -1,4 +1,4 @@
-"""The GPU backend's door: the ops as Triton kernels, launched on their tensors' own device."""
+"""The GPU backend's door: the ops as CUDA C++ or Triton kernels, launched on their tensors' own device."""
 
 import functools
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from vlmamba.ops import conv, loss, norm, scan, step
+from vlmamba.ops import conv, cuda_runtime, cuda_scan, loss, norm, scan, step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,7 +26,29 @@ def _on_its_device(op: Callable[P, R]) -> Callable[P, R]:
     return torch.compiler.disable(call)  # pyright: ignore[reportReturnType]
 
 
-selective_scan = _on_its_device(scan.selective_scan)
+def _selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """CUDA C++ where it can be compiled and takes these arguments, else Triton."""
+    compiled = u.is_cuda and cuda_runtime.unavailable(u.get_device()) is None
+    kernels = cuda_scan if compiled and cuda_scan.takes(u, dt, A, B, C, z) else scan
+    return kernels.selective_scan(
+        u, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=initial_state, reset=reset
+    )
+
+
+selective_scan = _on_its_device(_selective_scan)
 causal_conv1d = _on_its_device(conv.causal_conv1d)
 selective_state_update = _on_its_device(step.selective_state_update)
 causal_conv1d_update = _on_its_device(step.causal_conv1d_update)

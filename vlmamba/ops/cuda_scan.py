@@ -1,0 +1,291 @@
+"""The selective scan as CUDA C++ (scan_forward.cu, scan_backward.cu), compiled on first use for the device at hand.
+
+The forward pass saves the state at the start of every chunk where gradients are asked for; the backward pass
+computes a chunk's states anew from it. Sums over channels and over the batch are float32 partial sums, added by
+one deterministic second pass: no atomics, the same bits every run.
+"""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vlmamba.ops.cuda_runtime import kernel
+
+# As the kernels number them (TYPE in scan_common.cu).
+TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+MAX_STATES = 64
+
+
+class Plan(NamedTuple):
+    """How a kernel divides its work; the names are those of the .cu files."""
+
+    threads: int
+    lanes: int  # that share a channel
+    cpt: int  # channels a thread
+    chunk: int  # positions: a tile of the forward pass, what the backward pass keeps in registers
+    npoly: int  # of a lane's states, how many exponentials are polynomials
+    blocks: int  # a multiprocessor: how many the compiler must leave registers for
+
+    @property
+    def channels(self) -> int:
+        return self.threads // self.lanes * self.cpt
+
+
+def takes(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> bool:
+    """Whether the kernels take these arguments; float64, mixed dtypes and very many states are left to Triton."""
+    same = all(t.dtype == u.dtype for t in (dt, B, C, z) if t is not None)
+    return same and u.dtype in TYPES and A.shape[1] <= MAX_STATES
+
+
+def selective_scan(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+    *,
+    initial_state: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """`reference.selective_scan_ref` as CUDA kernels, differentiable once in every tensor argument."""
+    inputs = [u, dt, A, B, C, D, z, dt_bias, initial_state]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
+        return _SelectiveScan.apply(*inputs, reset, dt_softplus)
+    y, last, _ = forward(
+        prepare(u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus), save=0
+    )
+    return y, last
+
+
+class _SelectiveScan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, *arguments):
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [t.dtype if isinstance(t, Tensor) else None for t in arguments]
+        inputs = prepare(*arguments)
+        y, last, saved = forward(inputs, save=backward_plan(inputs).chunk)
+        ctx.save_for_backward(*inputs[:-1], saved)
+        ctx.dt_softplus = inputs.dt_softplus
+        return y, last
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_y, grad_last):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if grad_y is None and grad_last is None:
+            return (None,) * 11
+        *tensors, saved = ctx.saved_tensors
+        found = backward(grad_y, grad_last, Inputs._make([*tensors, ctx.dt_softplus]), saved)
+        grads = (None if g is None else g.to(d) for g, d in zip(found, ctx.dtypes, strict=False))
+        return *grads, None, None
+
+
+class Inputs(NamedTuple):
+    """The arguments as the kernels take them."""
+
+    u: Tensor
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
+    D: Tensor | None
+    z: Tensor | None
+    dt_bias: Tensor | None
+    initial_state: Tensor | None
+    reset: Tensor | None
+    dt_softplus: bool
+
+
+def prepare(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    initial_state: Tensor | None,
+    reset: Tensor | None,
+    dt_softplus: bool,
+) -> Inputs:
+    """Neighbouring channels side by side, parameters in float32; what is so already is not copied.
+
+    So slices of a projection are read where they are.
+    """
+    return Inputs(
+        _dense(u), _dense(dt), A.float().contiguous(), _dense(B), _dense(C),
+        None if D is None else D.float().contiguous(),
+        None if z is None else _dense(z),
+        None if dt_bias is None else dt_bias.float().contiguous(),
+        None if initial_state is None else initial_state.float().contiguous(),
+        None if reset is None else reset.contiguous(),
+        dt_softplus,
+    )  # fmt: skip
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def forward(inputs: Inputs, *, save: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y, the last state, and the states before every `save`-th position (b, chunks, e, padded n) unless it is 0."""
+    u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
+    plan = forward_plan(inputs)
+    chunks = -(-l // save) if save else 0
+    y = torch.empty((b, l, e), dtype=u.dtype, device=u.device)
+    last = torch.empty((b, e, n), dtype=torch.float32, device=u.device)
+    shape = (b, chunks, e, _padded(n))
+    saved = torch.empty(shape, dtype=torch.float32, device=u.device) if save else None
+    blocks = -(-e // plan.channels)
+    defines = *_defines(inputs, plan, ()), ("TILE", plan.chunk), ("SAVE", save)
+    if b * blocks:
+        kernel(_source("forward"), "selective_scan_fwd", defines, u.get_device(), 0).launch(
+            b * blocks, plan.threads, 0,
+            _arguments(inputs, y=y, last=last, saved=saved, blocks=blocks, chunks=chunks),
+        )  # fmt: skip
+    return y, last, saved
+
+
+def backward(
+    grad_y: Tensor | None, grad_last: Tensor | None, inputs: Inputs, saved: Tensor
+) -> tuple[Tensor | None, ...]:
+    """The gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of A, D and the last two in float32."""
+    u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
+    plan = backward_plan(inputs)
+    blocks = -(-e // plan.channels)
+    grad_y = torch.zeros_like(u) if grad_y is None else _dense(grad_y)
+    grad_last = None if grad_last is None else grad_last.contiguous()
+
+    def new(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.empty(shape, dtype=dtype, device=u.device)
+
+    du, ddt = new(b, l, e, dtype=u.dtype), new(b, l, e, dtype=u.dtype)
+    dz = None if inputs.z is None else new(b, l, e, dtype=u.dtype)
+    dBC, dA = new(blocks, b, l, 2, n), new(b, e, n)
+    dD = None if inputs.D is None else new(b, e)
+    dbias = None if inputs.dt_bias is None else new(b, e)
+    dinitial = None if inputs.initial_state is None else new(b, e, n)
+    shared_bytes = _backward_shared_bytes(plan, _padded(n), dz is not None, u.element_size())
+    defines = (
+        *_defines(inputs, plan, (grad_y,)),
+        ("CHUNK", plan.chunk),
+        ("SHARED_BYTES", shared_bytes),
+    )
+    if b * blocks:
+        kernel(
+            _source("backward"), "selective_scan_bwd", defines, u.get_device(), shared_bytes
+        ).launch(
+            b * blocks, plan.threads, shared_bytes,
+            _arguments(
+                inputs, saved=saved, grad_y=grad_y, grad_last=grad_last, du=du, ddt=ddt, dz=dz,
+                dBC=dBC, dA=dA, dD=dD, dbias=dbias, dinitial=dinitial, blocks=blocks, chunks=saved.shape[1],
+            ),
+        )  # fmt: skip
+    dB, dC = dBC.sum(0).to(u.dtype).unbind(2)
+    return (
+        du, ddt, dA.sum(0), dB, dC, None if dD is None else dD.sum(0), dz,
+        None if dbias is None else dbias.sum(0), dinitial,
+    )  # fmt: skip
+
+
+def _padded(n: int) -> int:
+    """States as the kernels hold them, a multiple of every number of lanes."""
+    return next(size for size in (16, 32, 64) if n <= size)
+
+
+# Fewer channels than this in all leave multiprocessors idle unless more lanes share each.
+MANY_CHANNELS = 16384
+
+
+def forward_plan(inputs: Inputs) -> Plan:
+    """What was fastest on an H100 (docs/kernels.md)."""
+    if inputs.A.shape[1] <= 16 and inputs.u.shape[0] * inputs.u.shape[2] >= MANY_CHANNELS:
+        return Plan(threads=128, lanes=2, cpt=1, chunk=16, npoly=0, blocks=4)
+    return Plan(threads=128, lanes=8, cpt=1, chunk=32, npoly=0, blocks=6)
+
+
+def backward_plan(inputs: Inputs) -> Plan:
+    """What was fastest on an H100 (docs/kernels.md)."""
+    n, channels = inputs.A.shape[1], inputs.u.shape[0] * inputs.u.shape[2]
+    if n > 16:
+        return Plan(threads=128, lanes=8, cpt=1, chunk=8, npoly=0, blocks=2)
+    if channels >= MANY_CHANNELS:
+        return Plan(threads=128, lanes=4, cpt=2, chunk=8, npoly=0, blocks=2)
+    return Plan(threads=128, lanes=8, cpt=1, chunk=16, npoly=0, blocks=4)
+
+
+def _defines(inputs: Inputs, plan: Plan, grads: tuple[Tensor, ...]) -> tuple[tuple[str, int], ...]:
+    by_channel = [t for t in (inputs.u, inputs.dt, inputs.z, *grads) if t is not None]
+    return (
+        ("TYPE", TYPES[inputs.u.dtype]), ("NPAD", _padded(inputs.A.shape[1])),
+        ("VEC", int(all(_paired(t) for t in by_channel))),
+        ("SOFTPLUS", int(inputs.dt_softplus)), ("HAS_Z", int(inputs.z is not None)),
+        ("HAS_RESET", int(inputs.reset is not None)),
+        ("THREADS", plan.threads), ("LANES", plan.lanes), ("CPT", plan.cpt), ("NPOLY", plan.npoly),
+        ("BLOCKS", plan.blocks),
+    )  # fmt: skip
+
+
+def _paired(tensor: Tensor) -> bool:
+    """Whether two neighbouring channels can be read at once, everywhere."""
+    return (
+        all(number % 2 == 0 for number in (tensor.shape[2], *tensor.stride()[:2]))
+        and tensor.data_ptr() % (2 * tensor.element_size()) == 0
+    )
+
+
+def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int) -> int:
+    """The size of `Shared` in scan_backward.cu, which asserts it."""
+    warps, groups = plan.threads // 32, 32 // plan.lanes
+    pitch = plan.channels + groups * plan.cpt
+    starts = plan.threads * plan.cpt * npad // plan.lanes
+    sums = warps * 2 * npad * (64 // npad * groups + plan.chunk)
+    rows = 2 * npad + (5 + has_z) * plan.channels + (2 + has_z) * pitch
+    raw = (3 + has_z) * plan.chunk * plan.channels * element_size
+    bytes_in_all = 4 * (starts + sums + plan.chunk * rows) + raw + plan.chunk
+    return -(-bytes_in_all // 16) * 16
+
+
+@cache
+def _source(direction: str) -> str:
+    here = Path(__file__).parent
+    return "".join((here / f"scan_{part}.cu").read_text() for part in ("common", direction))
+
+
+_STRIDED = ("u", "dt", "B", "C", "z", "grad_y")
+
+
+class _Arguments(ctypes.Structure):
+    """`Arguments` of scan_common.cu."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in (
+            "u", "dt", "B", "C", "z", "A", "D", "dt_bias", "initial_state", "reset", "y", "last", "saved",
+            "grad_y", "grad_last", "du", "ddt", "dz", "dBC", "dA", "dD", "dbias", "dinitial",
+        )),
+        *((f"{name}_b", ctypes.c_int64) for name in _STRIDED),  # in elements
+        *((f"{name}_l", ctypes.c_int32) for name in _STRIDED),  # in bytes
+        *((name, ctypes.c_int32) for name in ("b", "l", "e", "n", "blocks", "chunks")),
+    )  # fmt: skip
+
+
+def _arguments(inputs: Inputs, *, blocks: int, chunks: int, **others: Tensor | None) -> _Arguments:
+    """The struct, full of pointers to tensors that the caller keeps alive."""
+    arguments = _Arguments(blocks=blocks, chunks=chunks, n=inputs.A.shape[1])
+    arguments.b, arguments.l, arguments.e = inputs.u.shape
+    for name, tensor in (inputs._asdict() | others).items():
+        if isinstance(tensor, Tensor):
+            setattr(arguments, name, tensor.data_ptr())
+            if name in _STRIDED:
+                setattr(arguments, f"{name}_b", tensor.stride(0))
+                setattr(arguments, f"{name}_l", tensor.stride(1) * tensor.element_size())
+    return arguments

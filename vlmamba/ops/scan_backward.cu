@@ -1,0 +1,275 @@
+// The backward scan. A block owns one sequence and CH channels and takes its chunks of CHUNK positions from the last to the
+// first, each from the state that the forward pass saved at its start:
+//   1. the block's threads share the chunk's elements: delta, the gate, their derivatives; B and C as float32
+//   2. each thread walks STATES states of CPT channels forward, all CHUNK states and decays kept in registers, and back again
+//      with g, the gradient of the state; sums over a channel's lanes are spread over them, sums over a warp's
+//      channels (for dB, dC) go through shared memory, RUN positions at a time
+//   3. as in 1: the gradients of u, dt and z; the sums over the block's warps, one partial a block, without atomics
+// The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: CHUNK, BLOCKS.
+
+#define EACH ((CHUNK + ROWS - 1) / ROWS)
+#define EACH_BC ((CHUNK + ROWS_BC - 1) / ROWS_BC)
+#define STEPS (LANES / CPT)
+#define GROUPS (32 / LANES) // of lanes a warp, each with CPT channels
+#define QUADS (NPAD / 2)    // fours of dB and dC values a position
+#define RUN (32 / QUADS)
+
+struct Element {
+  float delta, u, dyg, slope, dgate; // slope: of softplus; dgate: dz over the ungated y
+};
+
+__device__ __forceinline__ void fetch_pair(pair* to, const number* from, int next) {
+#if VEC
+  copy_async<sizeof(pair)>(to, from);
+#else
+  *to = load_pair(from, next);
+#endif
+}
+
+__device__ __forceinline__ Element element(float dt, float u, float z, float gy, bool real) {
+  Element x;
+  float e = exp2_unit(-LOG2E * fabsf(dt)), delta = SOFTPLUS ? softplus(dt, e) : dt;
+  gy = real ? gy : 0.0f;
+  x.u = u, x.delta = real ? delta : 0.0f, x.slope = SOFTPLUS ? sigmoid_from(dt, e) : 1.0f;
+  x.dyg = gy, x.dgate = 0.0f;
+  if (HAS_Z) {
+    float gate = sigmoid(z);
+    x.dgate = gy * gate * fmaf(z, 1.0f - gate, 1.0f);
+    x.dyg = gy * z * gate;
+  }
+  return x;
+}
+
+enum { DYG, SLOPE, U, DGATE };
+enum { DX, DDELTA, Y };
+struct alignas(16) Shared {
+  float starts[THREADS * CPT * STATES]; // every thread's states at the chunk's start
+  float bc[CHUNK][2 * NPAD];            // B, then C
+  float across[WARPS][RUN][GROUPS][2 * NPAD], dbc[WARPS][CHUNK][2 * NPAD];
+  float steps[CHUNK][2 * CH];           // delta and delta * u of a channel side by side
+  float elements[3 + HAS_Z][CHUNK][CH]; // of `Element`: DYG, SLOPE, U, DGATE
+  float found[2 + HAS_Z][CHUNK][CHP];   // sums over states: DX, DDELTA, Y
+  pair raw[3 + HAS_Z][CHUNK][PAIRS];    // u, dt, grad_y, z
+  unsigned char resets[CHUNK];
+};
+static_assert(sizeof(Shared) == SHARED_BYTES, "the launch asks for another amount of shared memory");
+
+extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd(const Arguments a) {
+  extern __shared__ float4 memory[];
+  Shared& m = *(Shared*)memory;
+  int tid = threadIdx.x, block = blockIdx.x % a.blocks, lane = tid % LANES, warp = tid / 32;
+  i64 row = blockIdx.x / a.blocks;
+  int pair_index = tid % PAIRS, at = tid / PAIRS, c = block * CH + 2 * pair_index;
+  int real = a.e - c, c0 = within(c, a.e) & (VEC ? ~1 : ~0), next = within(c + 1, a.e) - c0;
+  const number *u_at = a.u + row * a.u_b + c0, *dt_at = a.dt + row * a.dt_b + c0;
+  const number *gy_at = a.grad_y + row * a.grad_y_b + c0, *z_at = HAS_Z ? a.z + row * a.z_b + c0 : nullptr;
+  float bias0 = 0, bias1 = 0, D0 = 0, D1 = 0, dD0 = 0, dD1 = 0, dbias0 = 0, dbias1 = 0;
+  if (a.dt_bias) bias0 = a.dt_bias[c0], bias1 = a.dt_bias[c0 + next];
+  if (a.D) D0 = a.D[c0], D1 = a.D[c0 + next];
+  int j = tid % (2 * NPAD), at_bc = tid / (2 * NPAD), bc_l = j < NPAD ? a.B_l : a.C_l;
+  const number* bc_at = j < NPAD ? a.B + row * a.B_b : a.C + row * a.C_b;
+  bool bc_real = j % NPAD < a.n;
+  if (bc_real) bc_at += j % NPAD;
+  float* dbc_at = a.dBC + ((i64)block * a.b + row) * a.l * 2 * a.n + j / NPAD * a.n + j % NPAD;
+  int local = tid / LANES * CPT, channel = block * CH + local, state = lane * STATES;
+  int group = tid % 32 / LANES, odd = group & 1;
+  float g[CPT][STATES], A2[CPT][STATES], dA[CPT][STATES];
+#pragma unroll
+  for (int k = 0; k < CPT; k++)
+#pragma unroll
+    for (int s = 0; s < STATES; s++) {
+      bool real = channel + k < a.e && state + s < a.n;
+      i64 i = (i64)(channel + k) * a.n + state + s;
+      A2[k][s] = real ? a.A[i] * LOG2E : 0.0f;
+      g[k][s] = real && a.grad_last ? a.grad_last[row * a.e * a.n + i] : 0.0f;
+      dA[k][s] = 0.0f;
+    }
+
+  const float* saved_at = a.saved + row * a.chunks * a.e * NPAD + state;
+  number raw_bc[EACH_BC];
+  unsigned char raw_reset = 0;
+  auto fetch = [&](int chunk) {
+    int start = chunk * CHUNK;
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      int t = at + i * ROWS;
+      int from = within(start + t, a.l);
+      if (INSIDE(t, CHUNK, ROWS)) {
+        fetch_pair(&m.raw[0][t][pair_index], step_to(u_at, from, a.u_l), next);
+        fetch_pair(&m.raw[1][t][pair_index], step_to(dt_at, from, a.dt_l), next);
+        fetch_pair(&m.raw[2][t][pair_index], step_to(gy_at, from, a.grad_y_l), next);
+        if (HAS_Z) fetch_pair(&m.raw[2 + HAS_Z][t][pair_index], step_to(z_at, from, a.z_l), next);
+      }
+    }
+#pragma unroll
+    for (int k = 0; k < CPT; k++) {
+      const float* from = saved_at + ((i64)chunk * a.e + within(channel + k, a.e)) * NPAD;
+      constexpr int bytes = STATES % 4 == 0 ? 16 : STATES % 2 == 0 ? 8 : 4;
+#pragma unroll
+      for (int s = 0; s < STATES; s += bytes / 4)
+        copy_async<bytes>(&m.starts[(tid * CPT + k) * STATES + s], from + s);
+    }
+#pragma unroll
+    for (int i = 0; i < EACH_BC; i++) raw_bc[i] = *step_to(bc_at, within(start + at_bc + i * ROWS_BC, a.l), bc_l);
+    if (HAS_RESET) raw_reset = start + tid % CHUNK < a.l && a.reset[row * a.l + start + tid % CHUNK];
+  };
+
+  if (a.chunks) fetch(a.chunks - 1);
+  for (int chunk = a.chunks - 1; chunk >= 0; chunk--) {
+    int start = chunk * CHUNK;
+    wait_for_copies();
+    __syncthreads();
+    float h[CPT][STATES];
+#pragma unroll
+    for (int k = 0; k < CPT; k++) take<STATES>(h[k], &m.starts[(tid * CPT + k) * STATES]);
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      int t = at + i * ROWS;
+      if (INSIDE(t, CHUNK, ROWS)) {
+        pair u = m.raw[0][t][pair_index], dt = m.raw[1][t][pair_index], gy = m.raw[2][t][pair_index], z = {};
+        if (HAS_Z) z = m.raw[2 + HAS_Z][t][pair_index];
+        bool inside = start + t < a.l;
+        Element x = element(first(dt) + bias0, first(u), first(z), first(gy), inside && real > 0);
+        Element y = element(second(dt) + bias1, second(u), second(z), second(gy), inside && real > 1);
+        int both = 2 * pair_index;
+        *(float4*)&m.steps[t][2 * both] = make_float4(x.delta, x.delta * x.u, y.delta, y.delta * y.u);
+        *(float2*)&m.elements[DYG][t][both] = make_float2(x.dyg, y.dyg);
+        *(float2*)&m.elements[U][t][both] = make_float2(x.u, y.u);
+        *(float2*)&m.elements[SLOPE][t][both] = make_float2(x.slope, y.slope);
+        if (HAS_Z) *(float2*)&m.elements[DGATE][t][both] = make_float2(x.dgate, y.dgate);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < EACH_BC; i++)
+      if (INSIDE(at_bc + i * ROWS_BC, CHUNK, ROWS_BC)) m.bc[at_bc + i * ROWS_BC][j] = bc_real ? value(raw_bc[i]) : 0.0f;
+    if (HAS_RESET && tid < CHUNK) m.resets[tid] = raw_reset;
+    __syncthreads();
+    if (chunk) fetch(chunk - 1);
+
+    float before[CHUNK][CPT][STATES], decays[CHUNK][CPT][STATES];
+#pragma unroll
+    for (int t = 0; t < CHUNK; t++) {
+      float step[2 * CPT], B[STATES];
+      take<2 * CPT>(step, &m.steps[t][2 * local]);
+      take<STATES>(B, &m.bc[t][state]);
+      bool keep = !(HAS_RESET && m.resets[t]);
+#pragma unroll
+      for (int k = 0; k < CPT; k++)
+#pragma unroll
+        for (int s = 0; s < STATES; s++) {
+          float d = decay(step[2 * k] * A2[k][s], s);
+          if (HAS_RESET) d = keep ? d : 0.0f;
+          decays[t][k][s] = d;
+          before[t][k][s] = h[k][s];
+          h[k][s] = fmaf(d, h[k][s], step[2 * k + 1] * B[s]);
+        }
+    }
+#pragma unroll
+    for (int first_t = CHUNK - STEPS; first_t >= 0; first_t -= STEPS) {
+      float y_part[LANES], dx_part[LANES], dd_part[LANES];
+#pragma unroll
+      for (int j = STEPS - 1; j >= 0; j--) {
+        int t = first_t + j;
+        float step[2 * CPT], B[STATES], C[STATES], dy[CPT], dB[STATES], dC[STATES];
+        take<2 * CPT>(step, &m.steps[t][2 * local]);
+        take<CPT>(dy, &m.elements[DYG][t][local]);
+        take<STATES>(B, &m.bc[t][state]);
+        take<STATES>(C, &m.bc[t][NPAD + state]);
+#pragma unroll
+        for (int k = 0; k < CPT; k++) {
+          float y = 0, x = 0, dd = 0;
+#pragma unroll
+          for (int s = 0; s < STATES; s++) {
+            y = fmaf(h[k][s], C[s], y);
+            dC[s] = k ? fmaf(h[k][s], dy[k], dC[s]) : h[k][s] * dy[k];
+            g[k][s] = fmaf(dy[k], C[s], g[k][s]);
+            dB[s] = k ? fmaf(g[k][s], step[2 * k + 1], dB[s]) : g[k][s] * step[2 * k + 1];
+            x = fmaf(g[k][s], B[s], x);
+            g[k][s] *= decays[t][k][s];
+            float through = g[k][s] * before[t][k][s];
+            dA[k][s] = fmaf(through, step[2 * k], dA[k][s]);
+            dd = fmaf(through, A2[k][s], dd);
+            h[k][s] = before[t][k][s];
+          }
+          y_part[j * CPT + k] = y, dx_part[j * CPT + k] = x, dd_part[j * CPT + k] = dd;
+        }
+        put<STATES>(&m.across[warp][t % RUN][group][odd * NPAD + state], dB);
+        put<STATES>(&m.across[warp][t % RUN][group][(1 - odd) * NPAD + state], dC);
+        if (t % RUN == 0) {
+          __syncwarp();
+          int r = tid % 32 / QUADS, quad = tid % QUADS * 4, flip = quad ^ NPAD;
+          float4 sum = *(const float4*)&m.across[warp][r][0][quad];
+#pragma unroll
+          for (int i = 1; i < GROUPS; i++) {
+            float4 more = *(const float4*)&m.across[warp][r][i][i & 1 ? flip : quad];
+            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+          }
+          *(float4*)&m.dbc[warp][t + r][quad] = sum;
+          __syncwarp();
+        }
+      }
+      int t = first_t + lane / CPT, ch = local + lane % CPT;
+      if (HAS_Z) m.found[Y][t][ch] = spread_sum(y_part, lane);
+      m.found[DX][t][ch] = spread_sum(dx_part, lane);
+      m.found[DDELTA][t][ch] = spread_sum(dd_part, lane);
+    }
+    __syncthreads();
+
+#pragma unroll
+    for (int i = 0; i < EACH; i++) {
+      int t = at + i * ROWS, both = 2 * pair_index;
+      if (INSIDE(t, CHUNK, ROWS) && start + t < a.l) {
+        float4 step = *(const float4*)&m.steps[t][2 * both];
+        float2 x = *(const float2*)&m.found[DX][t][both], u = *(const float2*)&m.elements[U][t][both];
+        float2 dd = *(const float2*)&m.found[DDELTA][t][both], sl = *(const float2*)&m.elements[SLOPE][t][both];
+        float2 dy = *(const float2*)&m.elements[DYG][t][both];
+        i64 to = (row * a.l + start + t) * a.e + c;
+        store_pair(a.du + to, rounded(fmaf(x.x, step.x, dy.x * D0), fmaf(x.y, step.z, dy.y * D1)), real);
+        float ddt0 = fmaf(x.x, u.x, LN2 * dd.x) * sl.x, ddt1 = fmaf(x.y, u.y, LN2 * dd.y) * sl.y;
+        store_pair(a.ddt + to, rounded(ddt0, ddt1), real);
+        dbias0 += ddt0, dbias1 += ddt1;
+        dD0 = fmaf(dy.x, u.x, dD0), dD1 = fmaf(dy.y, u.y, dD1);
+        if (HAS_Z) {
+          float2 y = *(const float2*)&m.found[Y][t][both], dg = *(const float2*)&m.elements[DGATE][t][both];
+          store_pair(a.dz + to, rounded(dg.x * fmaf(D0, u.x, y.x), dg.y * fmaf(D1, u.y, y.y)), real);
+        }
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < EACH_BC; i++) {
+      int t = at_bc + i * ROWS_BC;
+      if (INSIDE(t, CHUNK, ROWS_BC) && start + t < a.l && bc_real) {
+        float sum = 0;
+#pragma unroll
+        for (int w = 0; w < WARPS; w++) sum += m.dbc[w][t][j];
+        dbc_at[(i64)(start + t) * 2 * a.n] = sum;
+      }
+    }
+  }
+
+#pragma unroll
+  for (int k = 0; k < CPT; k++)
+#pragma unroll
+    for (int s = 0; s < STATES; s++)
+      if (channel + k < a.e && state + s < a.n) {
+        i64 i = (row * a.e + channel + k) * a.n + state + s;
+        a.dA[i] = dA[k][s];
+        if (a.dinitial) a.dinitial[i] = g[k][s];
+      }
+  // The sums over positions that the sharers of a pair of channels hold, added in a fixed order.
+  __syncthreads();
+  float4* shares = (float4*)&m.across[0][0][0][0];
+  shares[tid] = make_float4(dD0, dD1, dbias0, dbias1);
+  __syncthreads();
+  if (tid < PAIRS) {
+    for (int i = 1; i < ROWS; i++) {
+      float4 more = shares[tid + i * PAIRS];
+      dD0 += more.x, dD1 += more.y, dbias0 += more.z, dbias1 += more.w;
+    }
+    i64 to = row * a.e + c;
+    if (a.dD && real > 0) a.dD[to] = dD0;
+    if (a.dD && real > 1) a.dD[to + 1] = dD1;
+    if (a.dbias && real > 0) a.dbias[to] = dbias0;
+    if (a.dbias && real > 1) a.dbias[to + 1] = dbias1;
+  }
+}
