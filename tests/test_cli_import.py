@@ -113,3 +113,32 @@ def test_training_starts_from_what_was_imported(run, tmp_path):
     a, b = (PublicParts(*names).model(config, seed=1).state_dict() for names in
             (("siglip", "mamba"), ("out", "out")))  # fmt: skip
     assert all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+
+def test_export_writes_each_layout(run, tmp_path):
+    run("import", "mamba", "--tokenizer", "tokens", "-o", "model")
+    for layout, output in {"transformers": "a", "state-spaces": "b", "gguf": "c.gguf"}.items():
+        code, out, err = run("export", "model", "--format", layout, "-o", output)
+        assert (code, err) == (0, "")
+        assert out.startswith(f"{output}: a language model")
+        assert (tmp_path / output).exists()
+    code, out, _ = run("export", "model", "--format", "gguf", "--json", "-o", "d.gguf")
+    assert len(json.loads(out)["tensors"]) == 22
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "reason"),
+    [
+        (["export", "mamba", "-o", "out"], 2, "Missing option '--format'"),
+        (["export", "mamba", "--format", "onnx", "-o", "out"], 2, "Invalid value for '--format'"),
+        (["export", "mamba", "--format", "gguf", "-o", "mamba"], 2, "mamba exists already"),
+        (["export", "nowhere", "--format", "gguf", "-o", "out"], 1, "no such file"),
+        (["export", "mamba", "--format", "gguf", "--part", "vision", "-o", "out"], 1, "no layout"),
+    ],
+)
+def test_wrong_exports_are_one_line(run, tmp_path, arguments, code, reason):
+    got, out, err = run(*arguments)
+    assert (got, out) == (code, "")
+    assert reason in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -13,6 +13,7 @@ from vlmamba.commands.chat import chat
 from vlmamba.commands.data import data
 from vlmamba.commands.doctor import doctor
 from vlmamba.commands.eval import evaluate
+from vlmamba.commands.export_part import export_part
 from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError
 from vlmamba.commands.import_parts import import_parts
 from vlmamba.commands.report import report
@@ -35,6 +36,7 @@ for command in (ask, chat, train, score, report, doctor):
 app.command("eval")(evaluate)
 app.command("import")(import_parts)
 app.add_typer(data, name="data")
+app.command("export")(export_part)
 
 
 def _print_version(wanted: bool) -> None:
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         context = getattr(error, "ctx", None)
         path = context.command_path if context else "vlmamba"
-        message = error.format_message().rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
+        message = " ".join(error.format_message().split()).rstrip(".")  # pyright: ignore[reportAttributeAccessIssue]
         return _complain(f"{message} ({path} --help shows how)", BAD_USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED

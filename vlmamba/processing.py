@@ -250,7 +250,7 @@ class Processor:
                 "image_mean": list(self.image.mean),
                 "image_std": list(self.image.std),
                 "aspect": self.image.aspect,
-                "resample": int(_RESAMPLING[self.image.resample]),
+                "resample": resample_number(self.image.resample),
             },
             "template": asdict(self.template),
         }
@@ -361,6 +361,11 @@ def _token_id(tokenizer: Tokenizer, token: str) -> int:
     if token_id is None:
         raise ValueError(f"the tokenizer has no token {token!r}")
     return token_id
+
+
+def resample_number(resample: Resample) -> int:
+    """Pillow's number for it, which transformers writes."""
+    return int(_RESAMPLING[resample])
 
 
 def image_settings(data: dict[str, Any]) -> ImageSettings:

@@ -202,11 +202,16 @@ def _open_shards(index: Path) -> Weights:
 def _save(path: Path, names: Iterable[str], read: Callable[[str], Tensor]) -> None:
     path.touch()
     mode = path.stat().st_mode
-    save_file({name: _alone(read(name)) for name in names}, path, metadata={"format": "pt"})
+    tensors: dict[str, Tensor] = {}
+    for name in names:
+        tensor = alone(read(name))
+        twice = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+        tensors[name] = tensor.clone() if twice else tensor
+    save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)  # safetensors makes it private
 
 
-def _alone(tensor: Tensor) -> Tensor:
+def alone(tensor: Tensor) -> Tensor:
     """Contiguous, and no view into a storage that others share: safetensors takes no other."""
     tensor = tensor.contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -7,17 +7,10 @@ from typing import Annotated
 
 import typer
 
-from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError, failing_with
+from vlmamba.commands import options
+from vlmamba.commands.failure import FAILED, failing_with
 
 _SOURCE = "A directory, a file, a hub id (OWNER/NAME) or a file there (OWNER/NAME/FILE)."
-
-
-class StoredType(str, Enum):
-    """What weights can be stored as."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
 
 
 class Kind(str, Enum):
@@ -66,7 +59,8 @@ def import_parts(
     scan: Annotated[Scan, typer.Option("--scan", help="Its 2-D scan.")] = Scan.bsm,
     seed: Annotated[int, typer.Option(help="What it is drawn from.")] = 0,
     dtype: Annotated[
-        StoredType | None, typer.Option(help="Stored type of the weights; their own if left out.")
+        options.StoredType | None,
+        typer.Option(help="Stored type of the weights; their own if left out."),
     ] = None,
     check: Annotated[
         bool,
@@ -83,19 +77,14 @@ def import_parts(
     vlmamba import state-spaces/mamba-130m -o mamba-130m          a language model alone
     vlmamba import my-model --connector mm_projector.bin -o other
     """  # fmt: skip
-    import torch
-
     from vlmamba.config import ConnectorConfig
     from vlmamba.exchange.importing import import_model
 
     fresh = ConnectorConfig(kind=kind.value, scan=scan.value)
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise CommandError(
-            f"{output} exists already: choose another -o, or remove it first", BAD_USAGE
-        )
+    options.check_new(output)
     with failing_with(FAILED):
         report = import_model(
             source, output, vision=vision, connector=connector, tokenizer=tokenizer,
-            fresh=fresh, seed=seed, dtype=None if dtype is None else getattr(torch, dtype.value), check=check,
+            fresh=fresh, seed=seed, dtype=options.stored_type(dtype), check=check,
         )  # fmt: skip
     print(json.dumps(report.as_json()) if json_output else report.as_text())

@@ -1,12 +1,16 @@
 """Options that several commands share, spelt and explained once."""
 
+from enum import Enum
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vlmamba.commands.failure import BAD_USAGE, FAILED, failing_with
+from vlmamba.commands.failure import BAD_USAGE, FAILED, CommandError, failing_with
 
 if TYPE_CHECKING:
+    import torch
+
     from vlmamba.engine import Sampling
     from vlmamba.vlm import VLM
 
@@ -27,6 +31,29 @@ TopP = Annotated[
 Seed = Annotated[
     int | None, typer.Option(help="Draw the same answer again; a new one each time if left out.")
 ]
+
+
+class StoredType(str, Enum):
+    """What weights can be stored as."""
+
+    float32 = "float32"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+def stored_type(chosen: StoredType | None) -> "torch.dtype | None":
+    """The option as torch takes it."""
+    import torch
+
+    return None if chosen is None else getattr(torch, chosen.value)
+
+
+def check_new(output: Path) -> None:
+    """An output that holds something already is bad usage, told before anything is read."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise CommandError(
+            f"{output} exists already: choose another -o, or remove it first", BAD_USAGE
+        )
 
 
 def sampling(max_new_tokens: int, temperature: float, top_p: float, seed: int | None) -> "Sampling":

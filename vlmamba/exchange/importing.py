@@ -1,14 +1,12 @@
 """Published parts -> a model directory, one tensor at a time: nothing is held twice, nothing is left half-written."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig, text_to_dict
+from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
 from vlmamba.connector import build_connector
 from vlmamba.exchange.comparison import compare_language, compare_tower
 from vlmamba.exchange.configs import (
@@ -18,15 +16,17 @@ from vlmamba.exchange.configs import (
     vision_config,
 )
 from vlmamba.exchange.layouts import CONNECTOR, HEAD, LANGUAGE, TOWER, VLMAMBA
-from vlmamba.exchange.plan import TABLE, Plan
+from vlmamba.exchange.plan import Plan
 from vlmamba.exchange.report import Report
 from vlmamba.exchange.sources import Checkpoint, open_checkpoint
+from vlmamba.exchange.standalone import language_name, write_language_settings
+from vlmamba.exchange.store import Store
 from vlmamba.exchange.tokens import copy_tokenizer, special_tokens, tokenizer_file
 from vlmamba.exchange.writing import new_directory, write_json
 from vlmamba.mamba import MambaModel
 from vlmamba.processing import Processor, read_tokenizer
 from vlmamba.vision import VisionTower
-from vlmamba.weight_files import MAX_SHARD, CheckpointError, check_finite, write_shards
+from vlmamba.weight_files import MAX_SHARD, CheckpointError
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -76,22 +76,13 @@ def import_model(
         drawn = draw_connector(parts, plan, seed)
         notes = _notes(parts, plan, seed)
         whole = parts.vision_settings is not None
-        sizes, read = _stored(plan, drawn, dtype)
-        names = (
-            {name: _alone(name) for name in sizes} if not whole else {name: name for name in sizes}
-        )
-        back = {written: name for name, written in names.items()}
-        write_shards(
-            partial,
-            {names[n]: size for n, size in sizes.items()},
-            lambda n: read(back[n]),
-            max_shard,
-        )
-        stored = dtype or _common_dtype(plan)
+        store = Store(plan, dtype, drawn)
+        store.write(partial, (lambda name: name) if whole else language_name, max_shard)
         if whole:
-            _write_whole(partial, parts, tokenizer, stored)
+            _write_whole(partial, parts, tokenizer, store.dtype)
         else:
-            _write_language(partial, parts, tokenizer, stored)
+            write_language_settings(partial, parts.text, store.dtype)
+            copy_tokenizer(tokenizer_file(parts.language, tokenizer), partial)
         checks = []
         if check:
             checks.append(compare_language(parts.language, parts.text, partial, dtype))
@@ -138,11 +129,9 @@ def make_plan(parts: Parts) -> Plan:
     plan = Plan()
     wanted: dict[Path, Shapes] = {c.path: {} for c in parts.checkpoints}
     with torch.device("meta"):
-        wanted[parts.language.path] |= _shapes(LANGUAGE, MambaModel(parts.text))
-        if not parts.text.tie_embeddings:
-            wanted[parts.language.path][HEAD] = (parts.text.vocab_size, parts.text.d_model)
+        wanted[parts.language.path] |= language_shapes(parts.text)
         if parts.vision is not None and parts.vision_settings is not None:
-            wanted[parts.vision.path] |= _shapes(TOWER, VisionTower(parts.vision_settings))
+            wanted[parts.vision.path] |= tower_shapes(parts.vision_settings)
             shapes = _shapes(CONNECTOR, _connector(parts))
             if parts.connector is None:
                 plan.draw(shapes)
@@ -151,6 +140,19 @@ def make_plan(parts: Parts) -> Plan:
     for checkpoint in parts.checkpoints:
         plan.take(checkpoint, wanted[checkpoint.path], parts.text.tie_embeddings)
     return plan
+
+
+def language_shapes(text: MambaConfig) -> Shapes:
+    """The tensors of a language model, its head only where it is not the table of embeddings."""
+    with torch.device("meta"):
+        shapes = _shapes(LANGUAGE, MambaModel(text))
+    return shapes if text.tie_embeddings else shapes | {HEAD: (text.vocab_size, text.d_model)}
+
+
+def tower_shapes(vision: VisionConfig) -> Shapes:
+    """The tensors of a vision tower up to its feature layer."""
+    with torch.device("meta"):
+        return _shapes(TOWER, VisionTower(vision))
 
 
 def draw_connector(parts: Parts, plan: Plan, seed: int) -> dict[str, Tensor]:
@@ -171,53 +173,6 @@ def _connector(parts: Parts) -> nn.Module:
 
 def _shapes(prefix: str, module: nn.Module) -> Shapes:
     return {prefix + name: tuple(t.shape) for name, t in module.state_dict().items()}
-
-
-def _stored(plan: Plan, drawn: Mapping[str, Tensor], dtype: torch.dtype | None):
-    """Bytes of every tensor to write, and the function that reads one as it is written."""
-    fresh = dtype or plan.placed[TABLE].dtype
-    kinds = {n: dtype or (fresh if p.fate == "drawn" else p.dtype) for n, p in plan.placed.items()}
-
-    def read(name: str) -> Tensor:
-        placed = plan.placed[name]
-        tensor = (drawn[name] if placed.fate == "drawn" else placed.read()).to(kinds[name])
-        check_finite(placed.published or name, tensor)
-        return tensor
-
-    sizes = {n: prod(p.shape) * kinds[n].itemsize for n, p in plan.placed.items()}
-    return sizes, read
-
-
-def _common_dtype(plan: Plan) -> torch.dtype:
-    kinds = {p.dtype for p in plan.placed.values() if p.fate != "drawn"}
-    common = kinds.pop()
-    for kind in kinds:
-        common = torch.promote_types(common, kind)
-    return common
-
-
-def _alone(name: str) -> str:
-    """The name in transformers' MambaForCausalLM."""
-    return name.replace(LANGUAGE, "backbone.")
-
-
-def _write_language(
-    directory: Path, parts: Parts, tokenizer: str | None, dtype: torch.dtype
-) -> None:
-    copy_tokenizer(tokenizer_file(parts.language, tokenizer), directory)
-    write_json(directory / "config.json", language_settings(parts.text, dtype))
-
-
-def language_settings(text: MambaConfig, dtype: torch.dtype) -> dict:
-    """config.json of a language model alone, for transformers' MambaForCausalLM."""
-    return {
-        "architectures": ["MambaForCausalLM"],
-        **text_to_dict(text),
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "pad_token_id": 1,
-        "dtype": str(dtype).removeprefix("torch."),
-    }
 
 
 def _write_whole(directory: Path, parts: Parts, tokenizer: str | None, dtype: torch.dtype) -> None:
