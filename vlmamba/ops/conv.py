@@ -17,7 +17,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vlmamba.ops.activation import sigmoid
 from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 256
@@ -224,6 +223,13 @@ def _strides(state: Tensor | None) -> tuple[int, int, int]:
 
 
 @triton.jit
+def _gate(x):
+    """sigmoid(x) in few instructions: 1 / y as the reciprocal root of y^2, exact down to where it no longer counts."""
+    y = 1.0 + tl.exp2(tl.minimum(x * -1.4426950408889634, 60.0))
+    return tl.rsqrt(y * y)
+
+
+@triton.jit
 def _exists(channel, e, inside):
     """Which of the channels exist at a position: none if it lies outside the sequence."""
     return channel < tl.where(inside, e, 0)
@@ -236,10 +242,11 @@ def _inputs(
 ):  # fmt: skip
     """The inputs at COUNT positions from `first` on; the k-1 before the sequence stand in the initial state."""
     rows = ()
+    x_ptr += first * x_l
     for i in tl.static_range(COUNT):
         at = first + i
         mask = _exists(channel, e, (at >= 0) & (at < l))
-        row = tl.load(x_ptr + at * x_l + channel, mask=mask, other=0.0)
+        row = tl.load(x_ptr + (i * x_l + channel), mask=mask, other=0.0)
         if initial_ptr is not None:
             if i < K - 1:
                 mask = _exists(channel, e, (at < 0) & (at >= 1 - K))
@@ -317,12 +324,12 @@ def _causal_conv1d_fwd_kernel(
         l, x_l, initial_e, initial_k, RUN + K - 1, K, ACC,
     )  # fmt: skip
     flags = _resets(reset_ptr, start - (K - 1), l, RUN + K - 1)
+    out_ptr += (row * l + start) * e
     for i in tl.static_range(RUN):
         out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
         if SILU:
-            out *= sigmoid(out)
-        at = start + i
-        tl.store(out_ptr + (row * l + at) * e + channel, out, mask=_exists(channel, e, at < l))
+            out *= _gate(out)
+        tl.store(out_ptr + (i * e + channel), out, mask=_exists(channel, e, start + i < l))
 
 
 @triton.jit
@@ -360,16 +367,17 @@ def _causal_conv1d_bwd_kernel(
         )  # fmt: skip
         flags = _resets(reset_ptr, start - (K - 1), l, RUN + 2 * (K - 1))
         gs = ()
+        grad_at = grad_ptr + row * grad_b + start * grad_l
+        if other_ptr is not None:
+            other_at = other_ptr + row * other_b + start * other_l
         for i in tl.static_range(RUN + K - 1):
-            at = start + i
-            grad_at = grad_ptr + row * grad_b + at * grad_l + channel
-            g = tl.load(grad_at, mask=_exists(channel, e, at < l), other=0.0).to(ACC)
+            mask = _exists(channel, e, start + i < l)
+            g = tl.load(grad_at + (i * grad_l + channel), mask=mask, other=0.0).to(ACC)
             if other_ptr is not None:
-                other_at = other_ptr + row * other_b + at * other_l + channel
-                g += tl.load(other_at, mask=_exists(channel, e, at < l), other=0.0).to(ACC)
+                g += tl.load(other_at + (i * other_l + channel), mask=mask, other=0.0).to(ACC)
             if SILU:
                 out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
-                gate = sigmoid(out)
+                gate = _gate(out)
                 g *= gate * (1.0 + out * (1.0 - gate))
             gs += (g,)
         # Gradients of the taps: each output is one run's alone.
@@ -384,11 +392,10 @@ def _causal_conv1d_bwd_kernel(
                     x = tl.where(cut == 0, x, 0.0)
                 sums = (dtaps[K - 1 - back] + gs[i] * x,) + sums  # noqa: RUF005, Triton knows no unpacking
             dtaps = sums
+        dx_at = dx_ptr + row * dx_b + start * dx_l
         for i in tl.static_range(RUN):
-            at = start + i
             dx = _spread(gs, taps, flags, i + K - 1, K, PACKED)
-            dx_at = dx_ptr + row * dx_b + at * dx_l + channel
-            tl.store(dx_at, dx, mask=_exists(channel, e, at < l))
+            tl.store(dx_at + (i * dx_l + channel), dx, mask=_exists(channel, e, start + i < l))
         if dinitial_ptr is not None:
             if start == 0:
                 for i in tl.static_range(K - 1):
