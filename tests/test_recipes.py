@@ -8,7 +8,7 @@ from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConf
 from vlmamba.mamba import MambaLM
 from vlmamba.model import VLMamba
 from vlmamba.parts import PublicParts
-from vlmamba.recipes import RECIPES, find
+from vlmamba.recipes import RECIPES, SAME_ROWS, TABLES, find
 from vlmamba.train.stages import freeze_for
 from vlmamba.vision import VisionTower
 
@@ -63,6 +63,29 @@ def test_the_rows_of_the_papers_tables(name, layout, kind, scan, layers):
     assert model.vision.layout == layout
     assert (model.connector.kind, model.connector.scan) == (kind, scan)
     assert model.text.n_layer == layers
+
+
+def test_rows_of_two_tables_are_one_recipe():
+    assert find("table3-clip").name == "table2-mamba-2.8b-slimpj"
+    assert find("table4-mlp").name == "table3-siglip"
+    assert find("table4-vss-l2") == find("table5-bsm") == find("vl-mamba-2.8b")
+    rows = {*TABLES, *SAME_ROWS}
+    assert {table: sum(row.startswith(f"table{table}-") for row in rows) for table in (2, 3, 4, 5)} == {
+        2: 3, 3: 2, 4: 3, 5: 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["vl-mamba-2.8b", *TABLES])
+def test_every_row_takes_llavas_number_of_samples_a_step(name):
+    """Captions of some 14 tokens; 233 tokens beside the picture in the second stage (bench/llava_lengths.py)."""
+    recipe = find(name)
+    patches = recipe.model.vision.num_patches
+    align, finetune = (stage.config for stage in recipe.stages)
+    rows = align.batch_size * align.accumulation
+    assert rows * (align.max_length // (patches + 18)) == 256
+    rows = finetune.batch_size * finetune.accumulation
+    assert rows * finetune.max_length * 0.905 / (patches + 233) == pytest.approx(128, rel=0.05)
+    assert finetune.max_length == 2048
 
 
 VISION = VisionConfig("siglip", 12, 20, 3, 2, 16, 8, 1e-6, "gelu_pytorch_tanh")

@@ -152,6 +152,7 @@ class MiniParts(FreshParts):
         return FreshParts(self.data.texts()).processor(config, image, template)
 
 
+# Sizes of the public parts, from their own config.json; the tables need them before anything is downloaded.
 SIGLIP_SO400M = VisionConfig(
     "siglip", hidden_size=1152, intermediate_size=4304, num_hidden_layers=27, num_attention_heads=16,
     image_size=384, patch_size=14, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh",
@@ -160,6 +161,8 @@ CLIP_L_336 = VisionConfig(
     "clip", hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16,
     image_size=336, patch_size=14, layer_norm_eps=1e-5, hidden_act="quick_gelu",
 )  # fmt: skip
+# Paper Sec. 4.4 names "SigLIP-SO" and "CLIP-ViT-L" without a resolution; 384 is what surveys list for VL-Mamba, and
+# 336 is the tower of LLaVA-1.5 (scripts/v1_5: --vision_tower), which the paper follows.
 SIGLIP_WEIGHTS = "google/siglip-so400m-patch14-384"
 CLIP_WEIGHTS = "openai/clip-vit-large-patch14-336"
 MAMBA_2_8B = MambaConfig(d_model=2560, n_layer=64)
@@ -167,34 +170,50 @@ MAMBA_1_4B = MambaConfig(d_model=2048, n_layer=48)
 
 
 def vl_mamba_2_8b() -> Recipe:
-    """The paper's final model: SigLIP-SO400M, Mamba-2.8B (SlimPajama), VSS-L2, BSM.
+    """The paper's final model: SigLIP-SO400M, Mamba-2.8B (SlimPajama), VSS-L2, BSM (Sec. 4.4, Tables 4 and 5).
 
-    The paper prints no rate and no batch size and says "following LLaVA", so these are LLaVA-1.5's
-    (scripts/v1_5/pretrain.sh and finetune.sh): AdamW without decay, clip 1, warm-up 0.03, cosine to 0, bf16.
+    The paper prints no rate, batch size or schedule; it says "following" LLaVA, with its data and its two stages
+    (Sec. 4.1). So the values are LLaVA-1.5's, from scripts/v1_5/pretrain.sh and finetune.sh, each with its source; what
+    those leave to transformers' TrainingArguments is marked TA.
     """
     align = StageConfig(
         "align",
-        lr=1e-3,  # pretrain.sh
-        # 256 samples (pretrain.sh: 32 x 8): a caption with its picture is some 750 tokens, four to a row
-        batch_size=8, accumulation=8, max_length=3072,
-        epochs=1, recompute="mixer", seed=42, workers=8,
-    )  # fmt: skip
+        lr=1e-3,  # pretrain.sh: learning_rate
+        # pretrain.sh: 32 samples on each of 8 GPUs, 256 a step. A caption with its 729 patches is some 743 tokens, four
+        # to a row of 3072: 64 rows hold 256.
+        batch_size=8,
+        accumulation=8,
+        max_length=3072,
+        epochs=1,  # both scripts: num_train_epochs
+        warmup_ratio=0.03,  # both: warmup_ratio; lr_scheduler_type cosine, to 0
+        weight_decay=0.0,  # both: weight_decay
+        betas=(0.9, 0.999),  # TA: adam_beta1, adam_beta2
+        eps=1e-8,  # TA: adam_epsilon
+        clip=1.0,  # TA: max_grad_norm
+        precision="bf16",  # both: bf16 True, over float32 masters (DeepSpeed)
+        recompute="mixer",  # both: gradient_checkpointing True
+        seed=42,  # TA: seed
+        workers=8,  # 4 a GPU in both scripts; only speed depends on it
+    )
     finetune = replace(
         align,
         name="finetune",
-        lr=2e-5,  # finetune.sh: one rate for connector and language model
-        max_length=2048,  # finetune.sh: model_max_length; some 128 samples in 64 rows (16 x 8 there)
+        lr=2e-5,  # finetune.sh: learning_rate, for connector and language model alike (no mm_projector_lr)
+        # finetune.sh: model_max_length 2048, and 16 samples on each of 8 GPUs, 128 a step: two to a row, 64 rows.
+        max_length=2048,
     )
     return Recipe(
         name="vl-mamba-2.8b",
         model=ModelConfig(SIGLIP_SO400M, ConnectorConfig(), MAMBA_2_8B, image_token_id=50277),
+        # finetune.sh: image_aspect_ratio pad. pretrain.sh leaves the processor's crop; both stages pad here, so that
+        # the connector meets in the second what it was made for in the first.
         image=ImageSettings.for_tower(SIGLIP_SO400M),
         parts=PublicParts(SIGLIP_WEIGHTS, "state-spaces/mamba-2.8b-slimpj"),
         stages=(
             Stage(
                 align,
                 LlavaData("data/blip_laion_cc_sbu_558k.json", "data/LLaVA-Pretrain/images"),
-                LLAVA_PLAIN,
+                LLAVA_PLAIN,  # pretrain.sh: version plain
             ),
             Stage(finetune, LlavaData("data/llava_v1_5_mix665k.json", "data")),
         ),
@@ -221,14 +240,22 @@ def _variant(
             model=replace(base.model, vision=vision, text=text, connector=connector),
             image=ImageSettings.for_tower(vision),
             parts=PublicParts(CLIP_WEIGHTS if clip else SIGLIP_WEIGHTS, language),
+            stages=_with_fewer_patches(base.stages) if clip else base.stages,
         )
 
     return recipe
 
 
+def _with_fewer_patches(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """CLIP's 576 patches leave room for more samples in a row; steps of as many samples keep rows comparable."""
+    align, finetune = stages
+    return (
+        replace(align, config=replace(align.config, max_length=2432)),  # four captions to a row still
+        replace(finetune, config=replace(finetune.config, batch_size=7)),  # 2.25 samples a row, 56 rows
+    )  # fmt: skip
+
+
 _MLP = ConnectorConfig(kind="mlp")
-# Rows that several tables share stand once: Table 3's CLIP row is Table 2's last, Table 4's MLP row is Table 3's
-# SigLIP row, and the VSS-L2 and BSM rows of Tables 4 and 5 are vl-mamba-2.8b.
 TABLES: dict[str, Callable[[], Recipe]] = {
     "table2-mamba-1.4b": _variant(
         "table2-mamba-1.4b", language="state-spaces/mamba-1.4b", text=MAMBA_1_4B, clip=True, connector=_MLP
@@ -241,6 +268,13 @@ TABLES: dict[str, Callable[[], Recipe]] = {
     "table4-vss-mlp": _variant("table4-vss-mlp", connector=ConnectorConfig(kind="vss-mlp")),
     "table5-csm": _variant("table5-csm", connector=ConnectorConfig(scan="csm")),
 }  # fmt: skip
+# Rows that are another table's row, with the very same figures in the paper: one run serves both.
+SAME_ROWS = {
+    "table3-clip": "table2-mamba-2.8b-slimpj",
+    "table4-mlp": "table3-siglip",
+    "table4-vss-l2": "vl-mamba-2.8b",
+    "table5-bsm": "vl-mamba-2.8b",
+}
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "mini": mini,
@@ -250,9 +284,10 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
 
 
 def find(name: str) -> Recipe:
-    """The recipe of that name; raises ValueError with the nearest one."""
+    """The recipe of that name, or of that row; raises ValueError with the nearest one."""
+    name = SAME_ROWS.get(name, name)
     if name not in RECIPES:
-        near = get_close_matches(name, RECIPES, 1)
+        near = get_close_matches(name, [*RECIPES, *SAME_ROWS], 1)
         hint = f"did you mean {near[0]}?" if near else f"use one of {', '.join(RECIPES)}"
         raise ValueError(f"there is no recipe {name!r}: {hint}")
     return RECIPES[name]()
