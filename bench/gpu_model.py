@@ -1,10 +1,12 @@
 """Times the 2.8B Mamba beside a Transformer of its size on this machine's GPU.
 
-    PYTHONPATH=. python bench/gpu_model.py --only train --shape 4x2048 [--sides ours,eager,compiled] [--json FILE]
+    PYTHONPATH=. python bench/gpu_model.py train --shape 4x2048 [--sides ours,eager,compiled] [--json FILE]
+    PYTHONPATH=. python bench/gpu_model.py prefill --shape 1x800 --shape 8x800
+    PYTHONPATH=. python bench/gpu_model.py decode --shape 1x800 --shape 64x800
 
-Random weights and tokens, bfloat16. The Transformer is transformers' Llama (32 layers, width 2560, MLP 6912, SDPA),
-eager and under torch.compile, with transformers' own loss. Sides of a shape are timed in one process, one after the
-other; compiling is timed apart. `--json` adds a run to the file, with the ceilings measured in it.
+Random weights and tokens, bfloat16. The Transformer is transformers' Llama (32 layers, width 2560, MLP 6912, SDPA)
+with transformers' own loss and cache, eager and under torch.compile; compiling is timed apart. The sides of a shape
+run in one process, one after the other. `--json` adds a run to the file, with the ceilings measured in it.
 """
 
 import argparse
@@ -12,103 +14,178 @@ import gc
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from record import circumstances
 from torch import Tensor, nn
 
-from vlmamba.config import MambaConfig
-from vlmamba.mamba import MambaLM
 from vlmamba.measure import cost
+from vlmamba.measure.language_model import (
+    SIZES,
+    learning,
+    random_model,
+    random_tokens,
+    reading,
+    writing,
+)
 from vlmamba.measure.timing import copy_bytes_per_s, matmul_flops_per_s, median_ms
-from vlmamba.ops import linear_cross_entropy
 
 SEED = 0
 GPU = torch.device("cuda")
-MAMBA = MambaConfig(d_model=2560, n_layer=64)
-TRANSFORMER = {
-    "hidden_size": 2560, "intermediate_size": 6912, "num_hidden_layers": 32, "num_attention_heads": 20,
-    "num_key_value_heads": 20, "vocab_size": MAMBA.vocab_size, "max_position_embeddings": 65536,
-}  # fmt: skip
-REPEATS = 5
+MAMBA = SIZES["2.8b"]
+LAYERS, WIDTH, MLP = 32, 2560, 6912
+SIDES = ("ours", "eager", "compiled")
+RECOMPUTE = ("nothing", "scan", "mixer")
+REPEATS = {"train": 5, "prefill": 7, "decode": 30}
+Row = dict[str, Any]
 
 
-def mamba() -> MambaLM:
-    with GPU:
-        return MambaLM(MAMBA)
-
-
-def transformer() -> nn.Module:
+def transformer() -> Any:
     import transformers
 
+    config = transformers.LlamaConfig(
+        hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS, num_attention_heads=WIDTH // 128,
+        num_key_value_heads=WIDTH // 128, vocab_size=MAMBA.vocab_size, max_position_embeddings=2**17,
+        attn_implementation="sdpa",
+    )  # fmt: skip
     with GPU:
-        config = transformers.LlamaConfig(**TRANSFORMER, attn_implementation="sdpa")
-        return transformers.LlamaForCausalLM(config)
+        torch.set_default_dtype(torch.bfloat16)
+        model = transformers.LlamaForCausalLM(config)
+        torch.set_default_dtype(torch.float32)
+    return model
 
 
-def tokens(b: int, l: int) -> Tensor:
-    return torch.randint(2, MAMBA.vocab_size, (b, l), device=GPU)
+def transformer_flops(b: int, l: int, logits: int) -> int:
+    """Operations of a forward pass in matrix products; causal attention's own are half of l^2 each."""
+    layer = 4 * WIDTH * WIDTH + 3 * WIDTH * MLP
+    attention = 2 * b * (l * l // 2) * WIDTH
+    return 2 * (b * l * LAYERS * layer + LAYERS * attention + logits * MAMBA.vocab_size * WIDTH)
 
 
-def mamba_loss(model: MambaLM, ids: Tensor) -> Tensor:
-    hidden = model.backbone(model.backbone.embeddings(ids))[:, :-1].flatten(0, 1)
-    return linear_cross_entropy(hidden, model.lm_head.weight, ids[:, 1:].flatten()) / len(hidden)
-
-
-def transformer_loss(model: nn.Module, ids: Tensor) -> Tensor:
-    return model(ids, labels=ids, use_cache=False).loss
-
-
-def attention_flops(b: int, l: int) -> int:
-    """Causal attention's own products, forward: scores and their sum over values, half of l^2 each."""
-    return TRANSFORMER["num_hidden_layers"] * 2 * 2 * b * (l * l // 2) * TRANSFORMER["hidden_size"]
-
-
-def train(b: int, l: int, sides: list[str]) -> Iterator[dict]:
-    """Forward and backward of the next-token loss over every position; gradients are made anew by each step."""
-    ids = tokens(b, l)
+def train(b: int, l: int, sides: list[str]) -> Iterator[Row]:
+    ids = random_tokens(MAMBA, b, l, GPU)
     if "ours" in sides:
-        model = mamba().train()
-        for recompute in ("nothing", "scan", "mixer"):
+        model = random_model(MAMBA, GPU, torch.bfloat16).train()
+        for recompute in RECOMPUTE:
             model.backbone.recompute = recompute
+            row = {
+                "side": "ours",
+                "recompute": recompute,
+                "flops": cost.training_flops(MAMBA, b * l),
+            }
             try:
-                row = train_step(lambda: mamba_loss(model, ids), model)
+                yield row | step_row(learning(model, ids), model)
             except torch.OutOfMemoryError:
-                continue
-            row["flops"] = cost.training_flops(MAMBA, b * l)
-            yield {"side": f"ours, recompute {recompute}", **row}
+                yield row | {"ms": None}
+            model.zero_grad(set_to_none=True)
+            free()
         del model
-        free()
     for side in ("eager", "compiled"):
         if side in sides:
             model = transformer().train()
-            run = transformer_loss
-            if side == "compiled":
-                run = torch.compile(transformer_loss, dynamic=False)
-            row = train_step(lambda: run(model, ids), model)  # noqa: B023
-            matrices = sum(p.numel() for p in model.parameters()) - model.lm_head.weight.numel()
-            row["flops"] = 3 * (2 * b * l * matrices + attention_flops(b, l))
-            yield {"side": f"transformer, {side}", **row}
-            del model, run
+            called = torch.compile(model, dynamic=False) if side == "compiled" else model
+            row = step_row(partial(transformer_step, called, ids), model)
+            yield {"side": side, "flops": 3 * transformer_flops(b, l, b * l)} | row
+            del model, called
             torch.compiler.reset()
             free()
 
 
-def train_step(loss: Callable[[], Tensor], model: nn.Module) -> dict:
-    def step() -> None:
-        model.zero_grad(set_to_none=True)
-        loss().backward()
-
-    start = time.perf_counter()
-    step()
-    torch.cuda.synchronize()
-    first = time.perf_counter() - start
-    torch.cuda.reset_peak_memory_stats()
-    milliseconds = median_ms(step, GPU, REPEATS, warmup=1)
+def transformer_step(model: Any, ids: Tensor) -> None:
     model.zero_grad(set_to_none=True)
+    model(input_ids=ids, labels=ids, use_cache=False).loss.backward()
+
+
+def step_row(step: Callable[[], None], model: nn.Module) -> Row:
+    """Time and peak memory of a step, weights included; gradients are not there when it begins."""
+    first = seconds(step)
+    torch.cuda.reset_peak_memory_stats()
+    milliseconds = median_ms(step, GPU, REPEATS["train"], warmup=1)
     peak = torch.cuda.max_memory_allocated() / 2**30
-    return {"ms": milliseconds, "peak_gib": peak, "first_step_s": first}
+    return {"ms": milliseconds, "peak_gib": peak, "first_s": first}
+
+
+def prefill(b: int, l: int, sides: list[str]) -> Iterator[Row]:
+    ids = random_tokens(MAMBA, b, l, GPU)
+    for side in sides:
+        if side == "ours":
+            model = random_model(MAMBA, GPU, torch.bfloat16).eval()
+            run, flops = reading(model, ids), cost.forward_flops(MAMBA, b * l, b)
+        else:
+            model = transformer().eval()
+            called = torch.compile(model, dynamic=False) if side == "compiled" else model
+            run, flops = partial(transformer_prefill, called, ids), transformer_flops(b, l, b)
+        first = seconds(run)
+        yield {
+            "side": side,
+            "ms": median_ms(run, GPU, REPEATS["prefill"]),
+            "flops": flops,
+            "first_s": first,
+        }
+        del model, run
+        called = None
+        torch.compiler.reset()
+        free()
+
+
+@torch.inference_mode()
+def transformer_prefill(model: Any, ids: Tensor) -> Tensor:
+    return model(input_ids=ids, use_cache=True, logits_to_keep=1).logits
+
+
+def decode(b: int, l: int, sides: list[str]) -> Iterator[Row]:
+    """A token of every sequence after l others."""
+    for side in sides:
+        if side == "ours":
+            model = random_model(MAMBA, GPU, torch.bfloat16).eval()
+            run = writing(model, b)
+        else:
+            model = transformer().eval()
+            run = transformer_decoding(model, random_tokens(MAMBA, b, l, GPU), side == "compiled")
+        first = seconds(run)
+        weights = sum(p.numel() * p.element_size() for p in model.parameters())
+        yield {
+            "side": side,
+            "ms": median_ms(run, GPU, REPEATS["decode"]),
+            "bytes": weights,
+            "first_s": first,
+        }
+        del model, run
+        torch.compiler.reset()
+        free()
+
+
+def transformer_decoding(model: Any, ids: Tensor, compiled: bool) -> Callable[[], Tensor]:
+    """One token after `ids`: with a growing cache, or compiled with a static one and CUDA graphs."""
+    from transformers import DynamicCache, StaticCache
+
+    l = ids.shape[1]
+    kind = StaticCache(config=model.config, max_cache_len=l + 256) if compiled else DynamicCache()
+    with torch.inference_mode():
+        cache = model(input_ids=ids, past_key_values=kind, logits_to_keep=1).past_key_values
+    called = torch.compile(model, mode="reduce-overhead", dynamic=False) if compiled else model
+    token, position = ids[:, -1:].clone(), torch.tensor([l], device=GPU)
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        out = called(
+            input_ids=token, past_key_values=cache, cache_position=position, logits_to_keep=1
+        )
+        position.add_(1)
+        return out.logits[:, -1].argmax(-1, keepdim=True)
+
+    return run
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """How long the first call takes, compiling included."""
+    start = time.perf_counter()
+    run()
+    torch.cuda.synchronize()
+    return time.perf_counter() - start
 
 
 def free() -> None:
@@ -116,37 +193,47 @@ def free() -> None:
     torch.cuda.empty_cache()
 
 
-def show(row: dict, rate: float) -> str:
-    text = f"{row['what']:8} B{row['b']} L{row['l']:<6} {row['side']:26} {row['ms']:8.1f} ms"
+def show(row: Row, bandwidth: float, rate: float) -> str:
+    side = f"{row['side']} {row.get('recompute', '')}".strip()
+    text = f"{row['what']:8} B{row['b']:<3} L{row['l']:<6} {side:14}"
+    if row["ms"] is None:
+        return text + " out of memory"
+    text += f"{row['ms']:9.2f} ms"
     if "flops" in row:
-        floor = 1e3 * row["flops"] / rate
-        text += f"  {row['b'] * row['l'] / row['ms'] * 1e3:8.0f} tok/s  matrix products at least {floor:.1f} ms"
+        text += f", matrix products at least {1e3 * row['flops'] / rate:.1f}"
+    if "bytes" in row:
+        text += f", weights at least {1e3 * row['bytes'] / bandwidth:.2f}"
     if "peak_gib" in row:
-        text += f"  peak {row['peak_gib']:.1f} GiB  first {row['first_step_s']:.0f} s"
-    return text
+        text += (
+            f", {1e3 * row['b'] * row['l'] / row['ms']:.0f} tok/s, peak {row['peak_gib']:.1f} GiB"
+        )
+    return f"{text}, first call {row['first_s']:.0f} s"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--only", default="train", choices=["train"])
+    parser.add_argument("what", choices=["train", "prefill", "decode"])
     parser.add_argument(
-        "--shape", action="append", help="BxL, e.g. 4x2048; several times for several"
+        "--shape", action="append", required=True, help="BxL, e.g. 4x2048; or several"
     )
-    parser.add_argument("--sides", default="ours,eager,compiled")
+    parser.add_argument("--sides", default=",".join(SIDES))
     parser.add_argument("--json", type=Path, help="the file that gets one run more")
     arguments = parser.parse_args()
     torch.manual_seed(SEED)
-    torch.set_default_dtype(torch.bfloat16)
     bandwidth, rate = copy_bytes_per_s(GPU), matmul_flops_per_s(GPU)
     print(f"copy {bandwidth / 1e12:.2f} TB/s, matrix product {rate / 1e12:.0f} TFLOP/s")
-    rows = []
-    for shape in arguments.shape or ["4x2048"]:
+    rows: list[Row] = []
+    for shape in arguments.shape:
         b, l = (int(n) for n in shape.split("x"))
-        for row in train(b, l, arguments.sides.split(",")):
-            rows.append({"what": arguments.only, "b": b, "l": l} | row)
-            print(show(rows[-1], rate), flush=True)
+        measure = {"train": train, "prefill": prefill, "decode": decode}[arguments.what]
+        for row in measure(b, l, arguments.sides.split(",")):
+            rows.append({"what": arguments.what, "b": b, "l": l} | row)
+            print(show(rows[-1], bandwidth, rate), flush=True)
     if arguments.json:
-        run = circumstances("python bench/gpu_model.py", SEED) | {
+        command = f"python bench/gpu_model.py {arguments.what} --shape " + " --shape ".join(
+            arguments.shape
+        )
+        run = circumstances(f"{command} --sides {arguments.sides}", SEED) | {
             "copy_tb_per_s": bandwidth / 1e12, "matmul_tflops": rate / 1e12, "rows": rows,
         }  # fmt: skip
         runs = json.loads(arguments.json.read_text())["runs"] if arguments.json.exists() else []

@@ -40,8 +40,8 @@ def both_ways(op: Callable, inputs: list[Tensor]) -> dict[str, float]:
     grads = [torch.randn_like(t) for t in outputs]
     backward = lambda: torch.autograd.grad(outputs, inputs, grads, retain_graph=True)  # noqa: E731
     return {
-        "forward_ms": median_ms(lambda: op(*inputs), GPU, 30),
-        "backward_ms": median_ms(backward, GPU, 30),
+        "forward_ms": median_ms(lambda: op(*inputs), GPU, 30, device_alone=True),
+        "backward_ms": median_ms(backward, GPU, 30, device_alone=True),
         "forward_bytes": size(*inputs, *outputs),
         "backward_bytes": size(*inputs, *outputs) + size(*inputs),
     }
@@ -72,7 +72,7 @@ def loss(b: int, l: int) -> dict[str, float]:
 
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    row = {"both_ms": median_ms(step, GPU, 10)}
+    row = {"both_ms": median_ms(step, GPU, 10, device_alone=True)}
     row["peak_mib"] = (torch.cuda.max_memory_allocated() - before) / 2**20
     row["logits_mib"] = 2 * b * l * VOCABULARY / 2**20
     row["both_flops"] = 6 * b * l * D_MODEL * VOCABULARY

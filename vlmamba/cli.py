@@ -9,6 +9,7 @@ import typer
 
 from vlmamba import __version__
 from vlmamba.commands.ask import ask
+from vlmamba.commands.bench import bench
 from vlmamba.commands.chat import chat
 from vlmamba.commands.data import data
 from vlmamba.commands.doctor import doctor
@@ -31,7 +32,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # a third of the time that --help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, chat, train, score, report, doctor):
+for command in (ask, chat, train, score, report, bench, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command("import")(import_parts)

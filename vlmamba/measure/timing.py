@@ -13,13 +13,25 @@ MATMUL_SIDE = 8192
 
 
 def median_ms(
-    run: Callable[[], object], device: torch.device, repeats: int, warmup: int = 2
+    run: Callable[[], object],
+    device: torch.device,
+    repeats: int,
+    warmup: int = 2,
+    *,
+    device_alone: bool = False,
 ) -> float:
-    """The median time of a call in milliseconds; on a GPU by its own clock, calls queued one behind the other."""
+    """The median time of a call in milliseconds; on a GPU by its own clock, calls queued one behind the other.
+
+    `device_alone`: keeps the GPU busy until all calls are queued, so that what is measured is its work and not the
+    time it takes to ask for it; for parts of a step, which have others before them.
+    """
     for _ in range(warmup):
         run()
     if device.type != "cuda":
         return statistics.median(_wall_ms(run) for _ in range(repeats))
+    torch.cuda.synchronize(device)
+    if device_alone:
+        _keep_busy(device, _wall_ms(run) * repeats)
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
     marks[0].record()
     for mark in marks[1:]:
@@ -47,3 +59,12 @@ def matmul_flops_per_s(device: torch.device) -> float:
     side = MATMUL_SIDE
     left, right = torch.randn(2, side, side, dtype=torch.bfloat16, device=device)
     return 2 * side**3 / (1e-3 * median_ms(lambda: left @ right, device, 10))
+
+
+def _keep_busy(device: torch.device, milliseconds: float) -> None:
+    """Queues products of matrices for about so long, a second at most."""
+    side = 4096
+    left = torch.zeros(side, side, dtype=torch.bfloat16, device=device)
+    flops_per_ms = 1e12  # more than any GPU does, so that it is rather too long
+    for _ in range(min(5000, int(milliseconds * flops_per_ms / (2 * side**3)))):
+        torch.mm(left, left)
