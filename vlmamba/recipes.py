@@ -12,13 +12,15 @@ from vlmamba.data.batches import Batches
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.drawn_samples import DrawnData
 from vlmamba.data.llava import LlavaData
-from vlmamba.data.mini import MiniPictures, MiniTexts
+from vlmamba.data.mini import MiniPhotos, MiniPictures, MiniTexts
 from vlmamba.model import VLMamba
 from vlmamba.parts import FreshParts, Parts, PublicParts
 from vlmamba.processing import ImageSettings, Processor
 from vlmamba.template import LLAVA_PLAIN, Template
+from vlmamba.train.answering import answering
 from vlmamba.train.loop import Objective
 from vlmamba.train.stages import StageConfig
+from vlmamba.train.teacher import teacher_tuning
 from vlmamba.train.tower import tower_pretraining
 
 
@@ -30,8 +32,9 @@ class Data(Protocol):
     ) -> Batches: ...
 
 
-# (model, batches) -> the module that a stage trains in the model's place, sharing weights with it, and its objective.
-Trainee = Callable[[VLMamba, Batches], tuple[nn.Module, Objective]]
+# (model, batches, settings) -> the module that a stage trains in the model's place, sharing weights with it, and its
+# objective.
+Trainee = Callable[[VLMamba, Batches, StageConfig], tuple[nn.Module, Objective]]
 
 
 @dataclass(frozen=True)
@@ -122,22 +125,24 @@ def mini() -> Recipe:
     text = MambaConfig(d_model=256, n_layer=7, vocab_size=2048)
     pictures, gentle = MiniPictures(), MiniPictures(gentle=True)
     tower = StageConfig(
-        "pretrain", lr=1.5e-3, batch_size=1024, steps=3000, max_length=128, weight_decay=0.05, betas=(0.9, 0.98),
-        workers=0, log_interval=50, checkpoint_interval=500,
+        "pretrain", lr=2e-3, batch_size=1280, steps=11000, max_length=112, weight_decay=0.05, betas=(0.9, 0.98),
+        average=0.999, max_skipped=20, workers=0, log_interval=50, checkpoint_interval=1000,
     )  # fmt: skip
-    language = replace(tower, name="language", lr=2e-3, batch_size=512, steps=500, max_length=64)
-    align = replace(tower, name="align", lr=2e-3, batch_size=512, steps=300, weight_decay=0.0)
-    finetune = replace(tower, name="finetune", lr=1e-3, batch_size=512, steps=2200)
+    teacher = replace(tower, name="teacher", lr=1e-3, batch_size=512, steps=1500, average=0.0)
+    language = replace(tower, name="language", lr=2e-3, batch_size=512, steps=500, max_length=48)
+    align = replace(tower, name="align", lr=2e-3, batch_size=1024, steps=200, weight_decay=0.0)
+    finetune = replace(tower, name="finetune", lr=1.5e-3, batch_size=1024, steps=4000)
     return Recipe(
         name="mini",
         model=ModelConfig(vision, ConnectorConfig(), text, image_token_id=2),
         image=ImageSettings.for_tower(vision),
         parts=MiniParts((), pictures),
         stages=(
+            Stage(teacher, MiniPhotos(gentle=True), trainee=teacher_tuning),
             Stage(tower, pictures, trainee=tower_pretraining),
             Stage(language, MiniTexts()),
-            Stage(align, pictures),
-            Stage(finetune, gentle),
+            Stage(align, pictures, trainee=answering),
+            Stage(finetune, gentle, trainee=answering),
         ),
     )
 

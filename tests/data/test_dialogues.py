@@ -5,7 +5,7 @@ import random
 import pytest
 
 from vlmamba.data import dialogues
-from vlmamba.data.words import WordPictures, find_fonts
+from vlmamba.data.words import LONGEST, WordMasks, find_fonts, spelt
 
 
 @pytest.mark.parametrize(
@@ -45,10 +45,23 @@ def test_about_object_answers_in_the_asked_form():
 
 @pytest.mark.parametrize("fonts", [(), tuple(find_fonts()[:3])])
 def test_words_are_drawn_the_same_every_time(fonts):
-    lettering = WordPictures(("open", "shop"), fonts, 64)
-    picture, told = lettering.draw(3)
-    again, told_again = lettering.draw(3)
-    assert picture.size == (64, 64)
-    assert picture.tobytes() == again.tobytes()
-    assert told == told_again
-    assert len(picture.getcolors(64 * 64)) > 2
+    lettering = WordMasks(("open", "shop"), ("cafe",), fonts, 48, 144)
+    mask, aspect, word, told = lettering.draw(3)
+    again = lettering.draw(3)
+    assert mask.shape == (48, 144)
+    assert (mask == again[0]).all()
+    assert (aspect, word, told) == again[1:]
+    assert 0.2 < aspect < 12
+    assert mask[:, :2].max() > 20, "a word fills its mask from edge to edge"
+    assert mask[:2].max() > 20
+
+
+def test_words_are_spelt_case_aside():
+    assert spelt("Ab9!") == [1, 2, 36, 37] + [0] * (LONGEST - 4)
+    assert len(spelt("incomprehensibilities")) == LONGEST
+
+
+def test_what_a_picture_does_not_say_is_never_what_it_says():
+    lettering = WordMasks(("open", "shop"), ("cafe",), (), 48, 144)
+    for seed in range(50):
+        assert "shop" not in [w.lower() for w in lettering.similar("Shop", random.Random(seed))]

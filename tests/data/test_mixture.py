@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from vlmamba.data.augment import LAYOUT, PHOTO, Policy, augment
+from vlmamba.data.augment import DRAWS, LAYOUT, PHOTO, Policy, blend, view
+from vlmamba.data.lettering import LETTERING_DRAWS, lettering
 from vlmamba.data.mixture import Mixture, Source, Texts
 from vlmamba.processing import IGNORE_INDEX, ImageSettings, Processor
 from vlmamba.train.tokenizer import train_tokenizer
@@ -60,16 +61,76 @@ def test_a_pass_takes_no_row_twice(processor):
     assert len({tuple(row) for row in rows.tolist()}) == 12
 
 
+def test_masks_become_words_on_grounds_and_letters_come_along(processor):
+    masks = np.full((6, 48, 144), 255, np.uint8)
+    letters = np.tile(np.arange(1, 13), (6, 1))
+    words = Source(
+        "words", masks, np.arange(6), [DIALOGUES[0]] * 6, PHOTO, 1.0,
+        letters=letters, aspects=np.full(6, 3.0, np.float32),
+    )  # fmt: skip
+    mixture = Mixture([words, source("photos", 10, 3.0, classes=np.arange(10))], processor, 8, 8, 0)
+    batch = mixture.batch(0)
+    assert list(batch.counts) == ["photos", "words"]
+    assert batch.pixel_values.shape == (8, 3, 8, 8)
+    assert batch.letters[:6].eq(-1).all()
+    assert batch.letters[6:].tolist() == letters[:2].tolist()
+
+
+def test_small_pictures_are_enlarged_once(processor):
+    mixture = Mixture([source("photos", 10, 1.0)], processor, 4, 12, 0)
+    assert mixture.sources[0].pixels.shape == (10, 12, 12, 3)
+
+
+def draws(b, n, seed=0):
+    return torch.rand(b, n, generator=torch.Generator().manual_seed(seed))
+
+
 def test_no_change_leaves_a_picture_as_it_is():
-    pixels = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
-    view = augment(pixels, 8, Policy(), torch.Generator().manual_seed(0))
-    torch.testing.assert_close(view, pixels.float() / 255, atol=1e-5, rtol=0)
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    seen = view(pixels, draws(2, DRAWS), torch.randn(3, 8, 8), Policy())
+    torch.testing.assert_close(seen, pixels.permute(0, 3, 1, 2).float() / 255, atol=1e-5, rtol=0)
 
 
 def test_a_flip_mirrors_and_a_layout_never_does():
-    ramp = torch.arange(8, dtype=torch.uint8).mul(30).expand(64, 3, 8, 8)
-    flipped = augment(ramp, 8, Policy(flip=True), torch.Generator().manual_seed(0))
+    ramp = torch.arange(8, dtype=torch.uint8).mul(30)[None, None, :, None].expand(64, 8, 8, 3)
+    flat = torch.zeros(3, 8, 8)
+    flipped = view(ramp, draws(64, DRAWS), flat, Policy(flip=True))
     rising = flipped[:, 0, 0, -1] > flipped[:, 0, 0, 0]
     assert 10 < rising.sum() < 54
-    kept = augment(ramp, 8, LAYOUT, torch.Generator().manual_seed(0))
+    kept = view(ramp, draws(64, DRAWS), flat, LAYOUT)
     assert (kept[:, 0, 4, -1] > kept[:, 0, 4, 0]).all()
+
+
+def test_bars_are_grey_and_shaped_as_the_processor_makes_them():
+    white = torch.full((64, 32, 32, 3), 255, dtype=torch.uint8)
+    seen = view(white, draws(64, DRAWS), torch.zeros(3, 32, 32), Policy(area=0.3, bars=1.0))
+    grey = (seen - 127 / 255).abs() < 1e-3
+    assert (grey | (seen > 0.99)).all()
+    rows, columns = grey[:, 0].all(2).sum(1), grey[:, 0].all(1).sum(1)
+    assert ((rows == 0) | (columns == 0)).all()
+    assert (rows + columns > 0).sum() > 40
+    assert (rows + columns < 24).all()
+
+
+def test_blending_keeps_account_of_what_is_left():
+    pixels = torch.stack([torch.full((3, 16, 16), value) for value in (0.0, 1.0, 1.0)])
+    partner = torch.tensor([1, 0, 2])
+    for seed in range(8):
+        blended, share = blend(pixels, partner, draws(3, 6, seed))
+        assert share[2] == 1
+        assert torch.equal(blended[2], pixels[2])
+        assert blended[0].mean().item() == pytest.approx(1 - share[0].item(), abs=1e-5)
+        assert blended[1].mean().item() == pytest.approx(share[1].item(), abs=1e-5)
+
+
+def test_ink_can_be_told_from_its_ground():
+    masks = torch.zeros(32, 48, 144, dtype=torch.uint8)
+    masks[:, :, 48:96] = 255
+    grounds = torch.full((32, 32, 32, 3), 200, dtype=torch.uint8)
+    seen = lettering(
+        masks, torch.full((32,), 1.0), grounds, draws(32, LETTERING_DRAWS), torch.zeros(3, 32, 32)
+    )
+    assert seen.min() >= 0
+    assert seen.max() <= 1
+    inner = seen[:, :, 8:24].mean(1)
+    assert ((inner.amax((1, 2)) - inner.amin((1, 2))) > 0.2).sum() >= 28

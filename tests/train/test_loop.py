@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from dataclasses import replace
 
@@ -121,6 +122,69 @@ def test_a_step_that_is_not_finite_stops_before_its_update(tmp_path, poison):
     assert report["step"] == 6
 
 
+def test_a_stage_may_leave_out_updates_that_are_not_finite(tmp_path, caplog):
+    model, before = toy.make_model(), []
+
+    def objective(model, batch):
+        before.append(toy.weights(model))
+        total, count = language_loss(model, batch)
+        return (total * float("nan") if len(before) in (3, 6) else total), count
+
+    stage = replace(toy.STAGE, max_skipped=2)
+    result = run_stage(model, toy.RandomBatches(), stage, tmp_path, objective=objective)
+    assert result.finished
+    assert toy.same(before[2], before[3])
+    assert toy.same(before[5], before[6])
+    assert not toy.same(before[3], before[4])
+    assert "step 3 of stage finetune left out" in caplog.text
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    before.clear()
+    with pytest.raises(NonFiniteError, match="step 6"):
+        run_stage(
+            toy.make_model(),
+            toy.RandomBatches(),
+            replace(stage, max_skipped=1),
+            objective=objective,
+        )
+
+
+def test_reading_figures_late_changes_no_weight():
+    models = [toy.make_model(), toy.make_model()]
+    results = [
+        run_stage(
+            model, toy.RandomBatches(), replace(toy.STAGE, max_skipped=skipped, log_interval=4)
+        )
+        for model, skipped in zip(models, (0, 3), strict=True)
+    ]
+    assert results[0].losses == results[1].losses
+    assert toy.same(*map(toy.weights, models))
+
+
+def test_a_stage_ends_with_the_average_of_its_weights(tmp_path):
+    stage = replace(toy.STAGE, average=0.9, checkpoint_interval=4)
+    plain, averaged = toy.make_model(), toy.make_model()
+    steps = []
+
+    def objective(model, batch):
+        steps.append(toy.weights(model))
+        return language_loss(model, batch)
+
+    run_stage(plain, toy.RandomBatches(), toy.STAGE, objective=objective)
+    run_stage(averaged, toy.RandomBatches(), stage, tmp_path)
+    name = "model.connector.linear_1.weight"
+    expected = steps[0][name]
+    for step, after in enumerate([*steps[1:], toy.weights(plain)], 1):
+        decay = min(0.9, step / (step + 9))
+        expected = decay * expected + (1 - decay) * after[name]
+    torch.testing.assert_close(toy.weights(averaged)[name], expected)
+
+    resumed = toy.make_model()
+    for newest in sorted((tmp_path / "checkpoints").glob("step-*"))[-1:]:
+        shutil.rmtree(newest)
+    assert run_stage(resumed, toy.RandomBatches(), stage, tmp_path, resume=True).finished
+    assert toy.same(toy.weights(resumed), toy.weights(averaged))
+
+
 def test_a_batch_with_nothing_to_learn_stops_the_run():
     def unlearn(index, batch):
         batch.labels.fill_(-100)
@@ -185,6 +249,22 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights():
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert all(0 < loss < 10 for loss in result.losses.values())
+
+
+@pytest.mark.parametrize("recompute", ["scan", "mixer"])
+def test_what_is_computed_anew_changes_no_loss(recompute):
+    stage = replace(toy.STAGE, steps=3, log_interval=1)
+    plain, saving = toy.make_model(), toy.make_model()
+    calls = []
+    saving.model.language_model.layers[0].mixer.x_proj.register_forward_hook(
+        lambda *_: calls.append(1)
+    )
+    expected = run_stage(plain, toy.RandomBatches(), stage).losses
+    assert (
+        run_stage(saving, toy.RandomBatches(), replace(stage, recompute=recompute)).losses
+        == expected
+    )
+    assert len(calls) == 6
 
 
 def test_the_log_says_what_happened(tmp_path):

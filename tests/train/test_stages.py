@@ -102,6 +102,7 @@ def test_llavas_stages_have_the_published_numbers_of_steps():
         ({"lr": 0.0}, "lr must be positive"),
         ({"batch_size": 0}, "batch_size must be positive"),
         ({"precision": "fp16"}, "'fp16' is unknown"),
+        ({"recompute": "half"}, "'half' is unknown"),
         ({"warmup_ratio": 1.5}, "warmup_ratio must be between 0 and 1"),
         ({"workers": -1}, "workers must be 0 or more"),
         ({"keep_checkpoints": 0}, "keep_checkpoints must be at least 1"),

@@ -5,27 +5,34 @@ indexes, augments and stacks. `batch(step)` is a pure function of the seed and t
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import groupby
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from vlmamba.data.augment import Policy, augment
+from vlmamba.data.augment import DRAWS, Policy, view
 from vlmamba.data.batches import Batch
 from vlmamba.data.dialogues import Dialogue
+from vlmamba.data.lettering import LETTERING_DRAWS, lettering
+from vlmamba.data.words import LONGEST
 from vlmamba.processing import IGNORE_INDEX, Processor, Turn
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Source:
     """One kind of picture, and what is said about it.
 
     pixels (n, s, s, 3) uint8; `dialogues[j]` is about picture `picture[j]`; policy: how its views differ;
-    share: its part of a batch. `classes` (n,), where given, are class indices out of `num_classes`.
+    share: its part of a batch. `classes` (n,), where given, are class indices out of `num_classes`; `letters`
+    (n, characters) spell the word that a picture shows, as a letter head reads it. Where `aspects` (n,) are given,
+    pixels (n, h, w) are masks of words, each of that width by its height, and `policy` is not used.
     """
 
     name: str
@@ -36,6 +43,8 @@ class Source:
     share: float
     classes: NDArray[np.int64] | None = None
     num_classes: int = 0
+    letters: NDArray[np.int64] | None = None
+    aspects: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,17 +59,25 @@ class Rows:
 class MixtureBatch(Batch):
     """A batch of pictures, source by source: `counts` says how many consecutive samples each source gave.
 
-    `classes` (b,): the class of each picture in its source, -1 where it has none.
+    `classes` (b,): the class of each picture in its source, -1 where it has none; `letters` (b, characters): the
+    word that it shows, -1 where it shows none; `draws` (b, BLENDING): random numbers for what is done to it next.
     """
 
     classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+    letters: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    draws: Tensor = field(default_factory=lambda: torch.empty(0))
     counts: dict[str, int] = field(default_factory=dict)
+
+
+BLENDING = 6  # uniform numbers of a picture in `MixtureBatch.draws`
 
 
 class Mixture:
     """Batches with a fixed share of every source, each source shuffled anew in every pass over it.
 
-    The length is that of the longest pass: the steps in which every dialogue was seen at least once.
+    Sources with classes come first, then by policy, so that one call makes the views of many. The length is that
+    of the longest pass: the steps in which every dialogue was seen at least once. `compile`: views are made by
+    compiled code.
     """
 
     def __init__(
@@ -72,18 +89,28 @@ class Mixture:
         seed: int,
         max_text_tokens: int = 64,
         device: torch.device | str = "cpu",
+        compile: bool = False,
     ) -> None:
+        sources = sorted(
+            sources, key=lambda s: (not s.num_classes, s.aspects is not None, repr(s.policy))
+        )
         total = sum(source.share for source in sources)
         self.counts = {s.name: max(1, round(batch_size * s.share / total)) for s in sources}
-        self.image_size = image_size
-        self.seed = seed
+        self.num_classes = {
+            s.name: s.num_classes for s in sorted(sources, key=lambda s: s.name) if s.num_classes
+        }
+        self.image_size, self.seed = image_size, seed
         self.device = torch.device(device)
         self.sources = [
             _OnDevice(
-                source, encode(source.dialogues, processor, 1, max_text_tokens), seed, self.device
+                source, _encoded(source, processor, max_text_tokens), seed, image_size, self.device
             )
             for source in sources
         ]
+        self._view, self._letter = _compiled() if compile else (view, lettering)
+        length = max(s.input_ids.shape[1] for s in self.sources)
+        for source in self.sources:
+            source.widen(length, processor.pad_token_id)
 
     def __len__(self) -> int:
         return max(len(s.picture) // self.counts[s.name] for s in self.sources)
@@ -91,23 +118,49 @@ class Mixture:
     def batch(self, index: int) -> MixtureBatch:
         """The batch of a step, a pure function of the index."""
         generator = Generator(self.device).manual_seed(self.seed * 1_000_003 + index)
-        ids, labels, views, classes = [], [], [], []
-        for source in self.sources:
-            rows = source.order.rows(index, self.counts[source.name]).to(self.device)
-            ids.append(source.input_ids[rows])
-            labels.append(source.labels[rows])
-            pictures = source.picture[rows]
-            view = augment(source.pixels[pictures], self.image_size, source.policy, generator)
-            views.append(view.mul_(2).sub_(1))
-            classes.append(source.classes[pictures])
-        length = max(part.shape[1] for part in ids)
+        rows = [s.order.rows(index, self.counts[s.name]) for s in self.sources]
+        pictures = [s.picture[r] for s, r in zip(self.sources, rows, strict=True)]
+        size = self.image_size
+        noise = torch.randn(3, size, size, generator=generator, device=self.device)
+        chosen = list(zip(self.sources, pictures, strict=True))
+        views = []
+        for _, group in groupby(chosen, key=lambda pair: (pair[0].policy, pair[0].aspects is None)):
+            members = list(group)
+            if members[0][0].aspects is not None:
+                views += [self._words(s, p, noise, generator) for s, p in members]
+                continue
+            pixels = torch.cat([s.pixels[p] for s, p in members])
+            draws = torch.rand(len(pixels), DRAWS, generator=generator, device=self.device)
+            views.append(self._view(pixels, draws, noise, members[0][0].policy))
+        b = sum(map(len, pictures))
         return MixtureBatch(
-            torch.cat([_widen(part, length, 1) for part in ids]),
-            torch.cat([_widen(part, length, IGNORE_INDEX) for part in labels]),
-            torch.cat(views),
-            classes=torch.cat(classes),
+            torch.cat([s.input_ids[r] for s, r in zip(self.sources, rows, strict=True)]),
+            torch.cat([s.labels[r] for s, r in zip(self.sources, rows, strict=True)]),
+            torch.cat(views).mul_(2).sub_(1),
+            classes=torch.cat([s.classes[p] for s, p in chosen]),
+            letters=torch.cat([s.letters[p] for s, p in chosen]),
+            draws=torch.rand(b, BLENDING, generator=generator, device=self.device),
             counts=self.counts,
         )
+
+    def _words(
+        self, source: "_OnDevice", pictures: Tensor, noise: Tensor, generator: Generator
+    ) -> Tensor:
+        """Words on grounds that come from the first source of pictures."""
+        photos, b = self.sources[0].pixels, len(pictures)
+        draws = torch.rand(b, LETTERING_DRAWS + 1, generator=generator, device=self.device)
+        at = (draws[:, -1] * len(photos)).long()
+        assert source.aspects is not None
+        return self._letter(
+            source.pixels[pictures], source.aspects[pictures], photos[at], draws[:, :-1], noise
+        )
+
+
+@cache
+def _compiled() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """`view` and `lettering`, compiled once for all mixtures of a process: for every policy and number of pictures."""
+    torch.compiler.config.recompile_limit = 64
+    return torch.compile(view, dynamic=False), torch.compile(lettering, dynamic=False)
 
 
 class Texts:
@@ -125,14 +178,14 @@ class Texts:
         rows = encode(dialogues, processor, 0, max_text_tokens)
         self.input_ids = torch.from_numpy(rows.input_ids).to(device).long()
         self.labels = torch.from_numpy(rows.labels).to(device).long()
-        self.order = _Order(len(dialogues), seed)
+        self.order = _Order(len(dialogues), seed, torch.device(device))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
         return max(1, len(self.input_ids) // self.batch_size)
 
     def batch(self, index: int) -> Batch:
-        rows = self.order.rows(index, self.batch_size).to(self.input_ids.device)
+        rows = self.order.rows(index, self.batch_size)
         return Batch(self.input_ids[rows], self.labels[rows])
 
 
@@ -175,8 +228,8 @@ class _Encoding:
 class _Order:
     """The rows of each step: a new permutation in every pass, the same for the same seed."""
 
-    def __init__(self, count: int, seed: int) -> None:
-        self.count, self.seed = count, seed
+    def __init__(self, count: int, seed: int, device: torch.device) -> None:
+        self.count, self.seed, self.device = count, seed, device
         self._pass, self._permutation = -1, torch.empty(0)
 
     def rows(self, step: int, size: int) -> Tensor:
@@ -184,24 +237,66 @@ class _Order:
         number, place = divmod(step, max(1, self.count // size))
         if number != self._pass:
             shuffle = Generator().manual_seed(self.seed * 1_000_003 + number)
-            self._pass, self._permutation = number, torch.randperm(self.count, generator=shuffle)
+            permutation = torch.randperm(self.count, generator=shuffle)
+            self._pass, self._permutation = number, permutation.to(self.device)
         rows = self._permutation[place * size : (place + 1) * size]
-        return rows.repeat(-(-size // len(rows)))[:size]
+        return rows if len(rows) == size else rows.repeat(-(-size // len(rows)))[:size]
 
 
 class _OnDevice:
-    """A source's tensors on the device."""
+    """A source's tensors on the device; pictures smaller than the views are enlarged once, as the processor does."""
 
-    def __init__(self, source: Source, rows: Rows, seed: int, device: torch.device) -> None:
+    def __init__(
+        self, source: Source, rows: Rows, seed: int, size: int, device: torch.device
+    ) -> None:
         self.name, self.policy, self.num_classes = source.name, source.policy, source.num_classes
-        self.pixels = torch.from_numpy(source.pixels).to(device).permute(0, 3, 1, 2)
+        n = len(source.pixels)
+        self.pixels = _uploaded(source, size, device)
         self.picture = torch.from_numpy(source.picture).to(device)
         self.input_ids = torch.from_numpy(rows.input_ids).to(device).long()
         self.labels = torch.from_numpy(rows.labels).to(device).long()
-        classes = source.classes if source.classes is not None else np.full(len(source.pixels), -1)
+        classes = source.classes if source.classes is not None else np.full(n, -1)
         self.classes = torch.from_numpy(classes).to(device).long()
-        self.order = _Order(len(source.picture), seed)
+        letters = source.letters if source.letters is not None else np.full((n, LONGEST), -1)
+        self.letters = torch.from_numpy(letters).to(device).long()
+        self.aspects = (
+            None if source.aspects is None else torch.from_numpy(source.aspects).to(device)
+        )
+        self.order = _Order(len(source.picture), seed, device)
+
+    def widen(self, length: int, pad: int) -> None:
+        """All sources' rows in one length, so that they can be stacked."""
+        missing = length - self.input_ids.shape[1]
+        self.input_ids = F.pad(self.input_ids, (0, missing), value=pad)
+        self.labels = F.pad(self.labels, (0, missing), value=IGNORE_INDEX)
 
 
-def _widen(part: Tensor, length: int, value: int) -> Tensor:
-    return torch.nn.functional.pad(part, (0, length - part.shape[1]), value=value)
+def _uploaded(source: Source, size: int, device: torch.device) -> Tensor:
+    """The pictures on the device, (n, size, size, 3) uint8; masks of words as they are. Kept for the next stage."""
+    key = (id(source.pixels), size, device)
+    if key not in _UPLOADED:
+        pixels = torch.from_numpy(source.pixels)
+        if source.aspects is not None or pixels.shape[1] == size:
+            _UPLOADED[key] = source.pixels, pixels.to(device)
+        else:
+            large = torch.empty(len(pixels), size, size, 3, dtype=torch.uint8, device=device)
+            for part, into in zip(pixels.split(4096), large.split(4096), strict=True):
+                planes = part.to(device).permute(0, 3, 1, 2).float()
+                planes = F.interpolate(planes, (size, size), mode="bicubic", antialias=True)
+                into.copy_(planes.round().clamp(0, 255).byte().permute(0, 2, 3, 1))
+            _UPLOADED[key] = source.pixels, large
+    return _UPLOADED[key][1]
+
+
+# The next stage of a run asks for the same pictures: by the identity of their array, which is kept alive with them.
+_UPLOADED: dict[tuple[int, int, torch.device], tuple[NDArray[np.uint8], Tensor]] = {}
+_ENCODED: dict[tuple[int, int, int], tuple[Sequence[Dialogue], Rows]] = {}
+
+
+def _encoded(source: Source, processor: Processor, max_text_tokens: int) -> Rows:
+    """The dialogues of a source as rows; kept for the next stage, which speaks the same words."""
+    words = hash((processor.tokenizer.to_str(), processor.template, processor.num_patches))
+    key = (id(source.dialogues), words, max_text_tokens)
+    if key not in _ENCODED:
+        _ENCODED[key] = source.dialogues, encode(source.dialogues, processor, 1, max_text_tokens)
+    return _ENCODED[key][1]

@@ -2,8 +2,8 @@
 
 A checkpoint is a directory `step-00000500` with safetensors files and a `manifest.json` that names each
 file's SHA-256. It holds what the stage changes: the trained weights, the optimiser's moments, the step and the
-random state. Frozen weights are not copied; the manifest keeps a fingerprint of them, so that resuming on another
-base is an error and not a silent mixture.
+random state, and the running average of the weights where there is one. Frozen weights are not copied; the manifest
+keeps a fingerprint of them, so that resuming on another base is an error and not a silent mixture.
 
 Every tensor is whole in exactly one file, whichever process wrote it and however many there were, so any number of
 processes can go on from it. `train/saver.py` writes them.
@@ -78,6 +78,11 @@ class Checkpoint:
     def rng(self) -> Stored:
         """`cpu.<rank>` and `cuda.<rank>` of every process."""
         return self._stored("rng")
+
+    @property
+    def average(self) -> Stored:
+        """The running average of the trained weights; empty where the stage keeps none."""
+        return self._stored("average")
 
     def _stored(self, kind: str) -> Stored:
         return Stored([self.path / name for name in self.files if name.startswith(f"{kind}-")])

@@ -1,6 +1,7 @@
 """What a stage writes down while it runs: sums between two lines, `log.jsonl`, and what the user sees."""
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -77,7 +78,7 @@ class Interval:
     def close(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.since
         record = {
-            "loss": self.loss / self.supervised,
+            "loss": self.loss / self.supervised if self.supervised else math.nan,
             "supervised": self.supervised,
             "tokens": self.tokens,
             "tokens_per_s": round(self.tokens / seconds, 1),

@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from vlmamba.data.batches import Batch, Batches, in_order
 from vlmamba.model import VLMamba
 from vlmamba.train import checkpoint
+from vlmamba.train.average import RunningAverage
 from vlmamba.train.checkpoint import Checkpoint
 from vlmamba.train.journal import Done, Interval, Journal, cut_log
 from vlmamba.train.parallel import shared_out
@@ -24,6 +26,7 @@ from vlmamba.train.ranks import Ranks
 from vlmamba.train.saver import Saver, share_on_host
 from vlmamba.train.signals import StopRequest
 from vlmamba.train.stages import StageConfig, build_optimizer, freeze_for, learning_rate
+from vlmamba.train.update import Update
 
 log = logging.getLogger("vlmamba")
 
@@ -101,8 +104,9 @@ def run_stage(
     model may stay on the CPU. None: this process alone.
     SIGTERM or Ctrl-C ends the stage after the step in hand, with a checkpoint and `finished` false.
 
-    Raises NonFiniteError before the update that a non-finite loss or gradient would spoil, and ValueError
-    when a checkpoint does not fit the model or the batches of a step cannot be shared equally.
+    Raises NonFiniteError before the update that a non-finite loss or gradient would spoil, or, where the stage may
+    leave out `max_skipped` of them, before one more; ValueError when a checkpoint does not fit the model or the
+    batches of a step cannot be shared equally.
     """
     alone = Ranks(next(model.parameters()).device)
     run = _Run(model, batches, stage, directory, objective, config or {}, ranks or alone)
@@ -142,8 +146,8 @@ class _Run:
         stage, ranks, began = self.stage, self.ranks, time.perf_counter()
         start = self.begin(found)
         losses: dict[int, float] = {}
-        interval = Interval()
-        step = start
+        interval, step, norm = Interval(), start, math.nan
+        waiting: deque[Update] = deque()
         try:
             with (
                 closing(self.supply(start)) as supply,
@@ -154,19 +158,22 @@ class _Run:
                     with ranks.together():
                         micro = [next(supply) for _ in range(self.each)]
                     lr = learning_rate(stage, step - 1, self.total)
-                    done = self.step(micro, step, lr)
-                    interval.add(done)
+                    waiting.append(self.step(micro, step, lr))
                     stopping, writing = ranks.any(stop.requested, self.saver.busy)
                     if not writing:
                         self.saver.finish()
                     last = step == self.total or stopping
                     save = step % stage.checkpoint_interval == 0 or last
-                    if step % stage.log_interval == 0 or save:
+                    shown = step % stage.log_interval == 0 or save
+                    # A stage that may skip updates reads their figures one step late: it never waits for the device.
+                    while len(waiting) > (1 if stage.max_skipped and not shown else 0):
+                        norm = self.take_in(waiting.popleft(), interval)
+                    if shown:
                         record = {
                             "stage": stage.name,
                             "step": step,
                             "lr": lr,
-                            "grad_norm": done.norm,
+                            "grad_norm": norm,
                         }
                         record |= interval.close()
                         losses[step] = record["loss"]
@@ -192,13 +199,14 @@ class _Run:
         pin = ranks.device.type == "cuda"
         return in_order(self.batches, indices, self.stage.workers, pin)
 
-    def step(self, micro: Sequence[Batch], step: int, lr: float) -> Done:
-        """One optimiser step over the batches of all processes.
+    def step(self, micro: Sequence[Batch], step: int, lr: float) -> Update:
+        """One optimiser step over the batches of all processes, launched.
 
         The summed losses are differentiated as they are and the gradient is divided once by the number of
         supervised tokens in the whole step, so that every token weighs the same whatever batch it came in.
         Loss, norm and count reach the host in one transfer, the only time a step waits for the device: it is
         what lets a bad step stop before its update, and costs one queue's latency against the whole step.
+        A stage that may skip updates does not wait: the fused optimiser itself leaves out what is not finite.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = lr
@@ -207,15 +215,45 @@ class _Run:
         tokens = float(sum(batch.token_count for batch in micro))
         figures = [*passes.sum(0), self.shared.square_sum(), passes.new_tensor(tokens)]
         sums = self.ranks.sum(torch.stack([figure.to(passes) for figure in figures]))
-        total, count, squares, tokens = sums.tolist()
-        loss = total / count if count else math.nan
-        norm = math.sqrt(squares) * self.shared.share / count if count else math.nan
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self.refuse(micro, passes, step, loss, norm, int(count))
-        scale = min(1.0, self.stage.clip / (norm + 1e-6)) * self.shared.share / count
+        update = Update(step, micro, passes, sums, self.shared.share)
+        if self.stage.max_skipped:
+            loss, count, squares, _ = sums.unbind()
+            norm = squares.sqrt() * self.shared.share / count
+            scale = (self.stage.clip / (norm + 1e-6)).clamp(max=1.0) * self.shared.share / count
+            spoilt = ~(loss.isfinite() & scale.isfinite())
+            self.optimizer.found_inf = spoilt.float()  # pyright: ignore[reportAttributeAccessIssue]
+            scale = scale.float()
+        else:
+            done = self.finite(update)
+            scale = min(1.0, self.stage.clip / (done.norm + 1e-6))
+            scale *= self.shared.share / done.supervised
         torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
         self.optimizer.step()
-        return Done(loss, norm, int(count), int(tokens))
+        if self.average is not None:
+            self.average.update(step)
+        return update
+
+    def take_in(self, update: Update, interval: Interval) -> float:
+        """Counts a launched step; returns its gradient norm."""
+        done = update.read()
+        if not self.stage.max_skipped or _is_finite(done):
+            interval.add(done)
+            return done.norm
+        self.skipped += 1
+        if self.skipped > self.stage.max_skipped:
+            self.refuse(update, done)
+        log.warning(
+            "step %d of stage %s left out: loss %s, gradient norm %s (%d of %d allowed)",
+            update.step, self.stage.name, done.loss, done.norm, self.skipped, self.stage.max_skipped,
+        )  # fmt: skip
+        return done.norm
+
+    def finite(self, update: Update) -> Done:
+        """A step's figures; raises NonFiniteError unless they are finite."""
+        done = update.read()
+        if not _is_finite(done):
+            self.refuse(update, done)
+        return done
 
     def accumulate(self, micro: Sequence[Batch]) -> Tensor:
         """Adds up the gradients of this process's batches; returns (batches, 2) float64: each one's loss and count."""
@@ -232,22 +270,14 @@ class _Run:
             passes.append(torch.stack([total.detach().double(), count.double()]))
         return torch.stack(passes)
 
-    def refuse(
-        self,
-        micro: Sequence[Batch],
-        passes: Tensor,
-        step: int,
-        loss: float,
-        norm: float,
-        count: int,
-    ) -> NoReturn:
+    def refuse(self, update: Update, done: Done) -> NoReturn:
         """Writes which samples spoilt the step, of all processes, and raises NonFiniteError in each."""
         mine = [
             {"loss": str(total), "supervised": int(n), "samples": list(batch.sample_ids)}
-            for (total, n), batch in zip(passes.tolist(), micro, strict=True)
+            for (total, n), batch in zip(update.passes.tolist(), update.micro, strict=True)
         ]
         batches = [one for rank in self.ranks.gather(mine) for one in rank]
-        where = ""
+        where, step, (loss, norm) = "", update.step, (done.loss, done.norm)
         if self.directory is not None:
             path = self.directory / f"non-finite-step-{step:08d}.json"
             where = f"; its samples are in {path}"
@@ -258,14 +288,18 @@ class _Run:
                 }  # fmt: skip
                 path.write_text(json.dumps(report, indent=1))
         what = (
-            f"loss {loss}, gradient norm {norm}" if count else "no supervised token to learn from"
+            f"loss {loss}, gradient norm {norm}"
+            if done.supervised
+            else "no supervised token to learn from"
         )
         raise NonFiniteError(
             f"step {step} of stage {self.stage.name}: {what}; stopped before the update{where}"
         )
 
     def save(self, step: int) -> None:
-        """Begins to write a checkpoint."""
+        """Begins to write a checkpoint; the last one holds the average, where there is one, in the weights' place."""
+        if self.average is not None and step == self.total:
+            self.average.put_in_place()
         if self.directory is None:
             return
         shared, rank = self.shared, self.ranks.rank
@@ -279,6 +313,8 @@ class _Run:
             "optimizer": share_on_host(moments, shared),
             "rng": checkpoint.random_state(rank),
         }
+        if self.average is not None:
+            kinds["average"] = share_on_host(self.average.weights.items(), shared)
         manifest = {
             "step": step, "total_steps": self.total, "frozen": self.frozen,
             "processes": self.ranks.world, "config": self.config,
@@ -317,6 +353,9 @@ class _Run:
         named = dict(self.shared.model.named_parameters())
         self.parameters = {name: named[name] for name in self.trained}
         self.optimizer = build_optimizer(self.shared.model, self.stage)
+        decay = self.stage.average
+        self.average = RunningAverage(self.parameters, decay) if decay else None
+        self.skipped = 0
         where = Path() if self.directory is None else self.directory / "checkpoints"
         self.saver = Saver(where, self.ranks, self.stage.keep_checkpoints)
         if found is None:
@@ -329,8 +368,14 @@ class _Run:
             kind, name = key.split(".", 1)
             parameter = self.parameters[name]
             self.optimizer.state[parameter][kind] = self.shared.like(value, parameter)
+        if self.average is not None:
+            self.average.restore(found.average)
         checkpoint.restore_random_state(found, self.ranks.rank, self.stage.seed)
         if self.ranks.first and self.directory is not None:
             cut_log(self.directory, found.step)
             log.info("stage %s goes on from step %d (%s)", self.stage.name, found.step, found.path)
         return found.step
+
+
+def _is_finite(done: Done) -> bool:
+    return math.isfinite(done.loss) and math.isfinite(done.norm)

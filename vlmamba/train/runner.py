@@ -148,7 +148,7 @@ def _stage(
         batches = entry.data.batches(processor, stage.batch_size, stage.max_length, stage.seed)
         trainee, objective = model, language_loss
         if entry.trainee is not None:
-            trainee, objective = entry.trainee(model, batches)
+            trainee, objective = entry.trainee(model, batches, stage)
     result = run_stage(
         trainee, batches, stage, directory,
         objective=objective, config={"recipe": recipe.name}, resume=resume, ranks=ranks,

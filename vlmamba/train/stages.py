@@ -17,12 +17,13 @@ from torch.nn import Parameter
 
 from vlmamba.mamba import Recompute
 
-StageName = Literal["pretrain", "language", "align", "finetune"]
+StageName = Literal["teacher", "pretrain", "language", "align", "finetune"]
 Precision = Literal["bf16", "float32"]
 Parallel = Literal["ddp", "fsdp", "fsdp-grad-op"]
 
 # Prefixes of the names of the parameters that a stage trains.
 TRAINED: dict[StageName, tuple[str, ...]] = {
+    "teacher": ("",),
     "pretrain": ("",),
     "language": ("model.language_model.", "lm_head."),
     "align": ("model.connector.",),
@@ -55,6 +56,11 @@ class StageConfig:
     # weights for as long as it computes with them; fsdp-grad-op: keeps them gathered until the backward pass is over.
     parallel: Parallel = "ddp"
     shard_tower: bool = False  # a frozen tower too; without it every process keeps a whole one
+    average: float = (
+        0.0  # decay of a running average of the weights, which the stage ends with; 0: none
+    )
+    max_skipped: int = 0  # updates that may be left out because they were not finite
+    compile: bool = False  # torch.compile, where the stage's trainee has parts that gain from it
     seed: int = 0
     workers: int = 2  # threads that prepare batches; 0: the loop does it itself
     log_interval: int = 10  # steps
@@ -90,8 +96,11 @@ class StageConfig:
         for name in ("warmup_ratio", "min_lr_ratio"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if self.workers < 0:
-            raise ValueError(f"workers must be 0 or more, got {self.workers}")
+        for name in ("workers", "max_skipped"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
 
     def batches_each(self, world: int) -> int:
         """How many batches of an optimiser step each of `world` processes takes.

