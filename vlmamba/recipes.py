@@ -125,7 +125,7 @@ def mini() -> Recipe:
     text = MambaConfig(d_model=256, n_layer=7, vocab_size=2048)
     pictures, gentle = MiniPictures(), MiniPictures(gentle=True)
     tower = StageConfig(
-        "pretrain", lr=2e-3, batch_size=1280, steps=11000, max_length=112, weight_decay=0.05, betas=(0.9, 0.98),
+        "pretrain", lr=2e-3, batch_size=1280, steps=11000, max_length=116, weight_decay=0.05, betas=(0.9, 0.98),
         average=0.999, max_skipped=20, workers=0, log_interval=50, checkpoint_interval=1000,
     )  # fmt: skip
     teacher = replace(tower, name="teacher", lr=1e-3, batch_size=512, steps=1500, average=0.0)

@@ -134,3 +134,17 @@ def test_the_published_teacher_knows_a_cup_from_a_cat(file, expected):
     with torch.no_grad():
         _, logits = teacher(pixels)
     assert logits.argmax().item() in expected
+
+
+def test_a_folded_teacher_says_the_same():
+    torch.manual_seed(0)
+    teacher = EfficientNetLite0()
+    pixels = torch.rand(8, 3, 32, 32)
+    teacher(pixels)  # statistics other than the initial ones
+    teacher.eval()
+    with torch.no_grad():
+        before = teacher(pixels)
+        teacher.fold(torch.float32)
+        after = teacher(pixels)
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in teacher.modules())
+    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)

@@ -1,102 +1,42 @@
 """Questions and answers about a picture whose content is known, in many wordings.
 
 Every function is pure: the same `rng` state gives the same dialogue. The wording decides the form of the
-answer: a name, yes or no, a sentence.
+answer: a name, yes or no, a letter, a sentence.
 """
 
 import random
 from collections.abc import Sequence
 
-Dialogue = list[tuple[str, str]]  # question, answer
+from vlmamba.data import kinds
+from vlmamba.data.wordings import (
+    ABSENT_ASKED,
+    ABSENT_SAID,
+    CHATTING,
+    CHOOSING,
+    DESCRIBING,
+    EXISTENCE,
+    KIND_ASKED,
+    KIND_EXISTENCE,
+    NAMING,
+    NONSENSE,
+    OPENING,
+    READING,
+    SAYING,
+    SHORTLY,
+    SPELLING,
+    TRUTH,
+    UNANSWERABLE,
+    UNKNOWN,
+    WHERE,
+    YES_OR_NO,
+)  # fmt: skip
 
-NAMING = (
-    "What is this?",
-    "What is in the picture?",
-    "What is in the image?",
-    "What do you see?",
-    "What is shown here?",
-    "What is shown in the picture?",
-    "What does this picture show?",
-    "What object is this?",
-    "Which object is shown?",
-    "Name the object.",
-    "Name the main object in the picture.",
-    "What is the main subject?",
-    "What is the main object in the image?",
-    "Can you tell me what this is?",
-    "Please name what you see.",
-    "Identify the object.",
-    "What thing is this?",
-    "What am I looking at?",
-    "What's this?",
-    "What's in this photo?",
-    "Which thing is in the photo?",
-    "Tell me what this is.",
-)
-SHORTLY = (
-    "",
-    "",
-    "",
-    "",
-    " Answer in one word.",
-    " Answer briefly.",
-    " Just the name.",
-    " One word or phrase.",
-)
-EXISTENCE = (
-    "Is there {a} in the picture?",
-    "Is there {a} in the image?",
-    "Is there {a}?",
-    "Is this {a}?",
-    "Is it {a}?",
-    "Does the picture show {a}?",
-    "Does this image contain {a}?",
-    "Can you see {a}?",
-    "Do you see {a} here?",
-    "Is {a} shown here?",
-    "Is {a} visible in the image?",
-)
-YES_OR_NO = ("", "", "", "", " Answer yes or no.", " Yes or no?", " Please answer yes or no.")
-DESCRIBING = (
-    "Describe the picture.",
-    "Describe the image.",
-    "Describe this photo.",
-    "Describe what you see.",
-    "Write a caption for the picture.",
-    "Caption this image.",
-    "Give a short description of the image.",
-    "Describe the picture in one sentence.",
-    "Tell me about this picture.",
-)
-READING = (
-    "What does it say?",
-    "What is written here?",
-    "What does the sign say?",
-    "Read the text.",
-    "Read the word.",
-    "What word is this?",
-    "What is the text in the picture?",
-    "Which word is written in the image?",
-    "What text do you see?",
-    "Transcribe the text.",
-)
-SAYING = (
-    "Does it say {w}?",
-    "Is the word {w} written here?",
-    "Does the sign say {w}?",
-    "Does the text read {w}?",
-)
-SAME_KIND = {
-    "airplane": ("automobile", "ship", "truck"),
-    "automobile": ("airplane", "ship", "truck"),
-    "ship": ("airplane", "automobile", "truck"),
-    "truck": ("airplane", "automobile", "ship"),
-}
+Dialogue = list[tuple[str, str]]  # question, answer
 
 
 def with_article(name: str) -> str:
     """`name` as a sentence has it: "an accordion", "a dress", but "pants" and "scissors" stand alone."""
-    if name == "outerwear" or (
+    if name in ("outerwear", "food", "clothing", "brass", "mashed potato") or (
         name.endswith("s") and not name.endswith(("ss", "us", "is", "octopus", "brontosaurus"))
     ):
         return name
@@ -104,7 +44,10 @@ def with_article(name: str) -> str:
 
 
 def naming(name: str, rng: random.Random) -> tuple[str, str]:
-    return rng.choice(NAMING) + rng.choice(SHORTLY), name
+    question = rng.choice(NAMING)
+    if rng.random() < 0.25:
+        question = rng.choice(OPENING).format(q=question[0].lower() + question[1:])
+    return question + rng.choice(SHORTLY), name
 
 
 def existence(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
@@ -115,36 +58,125 @@ def existence(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str
     return question, "yes" if present else "no"
 
 
+def kind_of(name: str, rng: random.Random) -> tuple[str, str] | None:
+    """What kind of thing it is, or whether it is of some kind; None where no kind is known."""
+    own = kinds.kinds(name)
+    if not own:
+        return None
+    if rng.random() < 0.4:
+        return rng.choice(KIND_ASKED) + rng.choice(SHORTLY), own[-1]
+    is_one = rng.random() < 0.5
+    asked = rng.choice(own if is_one else [k for k in kinds.SAID if k not in own])
+    question = rng.choice(KIND_EXISTENCE).format(a=with_article(asked)) + rng.choice(YES_OR_NO)
+    return question, "yes" if is_one else "no"
+
+
 def describing(name: str, what: str, rng: random.Random) -> tuple[str, str]:
     """`what` is "photo", "small photo", "picture" ..."""
     return rng.choice(DESCRIBING), f"A {what} of {with_article(name)}."
 
 
+def choosing(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Multiple choice, answered by letter."""
+    options = [*rng.sample(list(absent), min(len(absent), rng.choice((1, 2, 3)))), name]
+    rng.shuffle(options)
+    pattern, mark, between = rng.choice(CHOOSING)
+    listed = between.join(mark.format(l="ABCD"[k], o=option) for k, option in enumerate(options))
+    return pattern.format(options=listed), "ABCD"[options.index(name)]
+
+
+def unanswerable(absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """What the picture cannot tell, what it does not show, what means nothing, and small talk."""
+    draw = rng.random()
+    if draw < 0.4:
+        return rng.choice(UNANSWERABLE), UNKNOWN
+    if draw < 0.75:
+        name = rng.choice(absent)
+        return rng.choice(ABSENT_ASKED).format(n=name), ABSENT_SAID.format(a=with_article(name))
+    if draw < 0.85:
+        return "".join(rng.choice("abcdefghijklmnop ") for _ in range(rng.randint(4, 14))), NONSENSE
+    return rng.choice(CHATTING)
+
+
 def about_object(
-    name: str, absent: Sequence[str], what: str, rng: random.Random, turns: int = 3
+    name: str, names: Sequence[str], what: str, rng: random.Random, turns: int = 3
 ) -> Dialogue:
-    """A dialogue about a picture of one thing: its name first or among the rest, without repeating a form."""
-    forms = rng.sample(["name", "exists", "exists", "describe", "name"], k=turns)
+    """A dialogue about a picture of one thing, out of a set that has `names`: no form comes twice but the yes-or-no
+    questions, whose absentees are any other name or one of the same kind."""
+    absent = [other for other in names if other != name]
+    alike = kinds.alike(name, list(names)) or absent
+    forms = [
+        "name",
+        "name",
+        "name",
+        "any",
+        "alike",
+        "alike",
+        "kind",
+        "describe",
+        "choose",
+        "nothing",
+    ]
     dialogue: Dialogue = []
-    for form in dict.fromkeys(forms):
-        if form == "name":
-            dialogue.append(naming(name, rng))
-        elif form == "exists":
-            dialogue.append(existence(name, absent, rng))
-        else:
-            dialogue.append(describing(name, what, rng))
+    for form in dict.fromkeys(rng.choices(forms, k=turns)):
+        match form:
+            case "name":
+                dialogue.append(naming(name, rng))
+            case "any":
+                dialogue.append(existence(name, absent, rng))
+            case "alike":
+                dialogue.append(existence(name, alike, rng))
+            case "describe":
+                dialogue.append(describing(name, what, rng))
+            case "choose":
+                some = alike if rng.random() < 0.3 else absent
+                dialogue.append(choosing(name, list(dict.fromkeys(some)), rng))
+                dialogue.append(naming(name, rng))  # stays where the choice is too long
+            case "kind":
+                dialogue.append(kind_of(name, rng) or naming(name, rng))
+            case _:
+                if rng.random() < 0.5:
+                    dialogue.append(unanswerable(absent, rng))
+    return dialogue or [naming(name, rng)]
+
+
+def placed(name: str, place: str, rng: random.Random) -> Dialogue:
+    """Where the one thing in a picture is, before or after its name."""
+    dialogue = [(rng.choice(WHERE).format(n=name), place)]
+    if rng.random() < 0.4:
+        dialogue.append(naming(name, rng))
+        rng.shuffle(dialogue)
     return dialogue
+
+
+def coloured(name: str, colour: str, what: str, rng: random.Random) -> Dialogue:
+    """The colour of the one thing in a picture."""
+    asked = rng.choice(
+        ("What colour is the {n}?", "What color is the {n}?", "Which colour does the {n} have?")
+    )
+    turns = [(asked.format(n=name) + rng.choice(SHORTLY[:6]), colour)]
+    if rng.random() < 0.3:
+        turns.append((rng.choice(DESCRIBING), f"A {what} of {with_article(f'{colour} {name}')}."))
+    elif rng.random() < 0.3:
+        turns.append(naming(name, rng))
+    return turns
 
 
 def about_word(word: str, others: Sequence[str], rng: random.Random) -> Dialogue:
     """A dialogue about a picture of one written word."""
-    if rng.random() < 0.7:
-        return [(rng.choice(READING), word)]
-    said = word if rng.random() < 0.5 else rng.choice(others)
-    return [
-        (
-            rng.choice(SAYING).format(w=said) + rng.choice(YES_OR_NO),
-            "yes" if said == word else "no",
-        ),
-        (rng.choice(READING), word),
-    ]
+    reading = (rng.choice(READING), word)
+    draw = rng.random()
+    if draw < 0.75:
+        return [reading]
+    if draw < 0.9:
+        said = word if rng.random() < 0.5 else rng.choice(others)
+        asked = rng.choice(SAYING).format(w=said) + rng.choice(YES_OR_NO)
+        return [(asked, "yes" if said == word else "no"), reading]
+    pattern, answer = rng.choice(SPELLING)
+    return [(pattern, answer(word)), reading]
+
+
+def truth(statement: str, holds: bool, rng: random.Random) -> tuple[str, str]:
+    """Whether a statement about the picture is true."""
+    pattern, yes, no = rng.choice(TRUTH)
+    return pattern.format(s=statement), yes if holds else no

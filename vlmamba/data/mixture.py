@@ -207,22 +207,23 @@ def encode(
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Ids and labels of one dialogue, as many turns as fit; a class, because processes need what they can name."""
+    """Ids and labels of one dialogue: as many turns as fit, or one that does. A class, since processes need names."""
 
     processor: Processor
     pictures: int
     limit: int
 
     def __call__(self, dialogue: Dialogue) -> tuple[list[int], list[int]]:
-        for keep in range(len(dialogue), 0, -1):
+        shorter = [dialogue[:keep] for keep in range(len(dialogue), 0, -1)]
+        for chosen in [*shorter, *([turn] for turn in dialogue[1:])]:
             turns = []
-            for number, (question, answer) in enumerate(dialogue[:keep]):
+            for number, (question, answer) in enumerate(chosen):
                 pictures = self.pictures if number == 0 else 0
                 turns += [Turn("user", question, pictures), Turn("assistant", answer)]
             ids, labels = self.processor.training_ids(turns)
             if len(ids) <= self.limit:
                 return ids, labels
-        raise ValueError(f"a single turn is longer than {self.limit} tokens: {dialogue[0]!r}")
+        raise ValueError(f"every turn is longer than {self.limit} tokens: {dialogue[0]!r}")
 
 
 class _Order:

@@ -14,6 +14,7 @@ from vlmamba.data.mixture import Mixture, MixtureBatch
 from vlmamba.model import VLMamba
 from vlmamba.train.loop import Objective
 from vlmamba.train.stages import StageConfig
+from vlmamba.train.tower import compile_layers
 
 
 def answering(model: VLMamba, batches: Batches, config: StageConfig) -> tuple[VLMamba, Objective]:
@@ -25,12 +26,13 @@ def answering(model: VLMamba, batches: Batches, config: StageConfig) -> tuple[VL
     ids = batches.sources[0].input_ids[0].tolist()
     first = ids.index(model.config.image_token_id)
     tower = model.model.vision_tower
-    look = torch.compile(tower, dynamic=False) if config.compile else tower
+    if config.compile:
+        compile_layers(tower.encoder.layers)
     core, patches = model.model, model.config.vision.num_patches
 
     def objective(_: VLMamba, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            features = look(batch.pixel_values)
+            features = tower(batch.pixel_values)
         pictures = core.connector(features, core.config.vision.grid)
         words = core.language_model.embeddings(batch.input_ids)
         behind = first + patches

