@@ -1,10 +1,11 @@
 """Dialogues: right answers in the form that the wording asks for."""
 
 import random
+import re
 
 import pytest
 
-from vlmamba.data import dialogues
+from vlmamba.data import dialogues, kinds, wordings
 from vlmamba.data.words import LONGEST, WordMasks, find_fonts, spelt
 
 
@@ -30,17 +31,39 @@ def test_existence_is_half_yes_and_true():
 
 
 def test_about_object_answers_in_the_asked_form():
-    for seed in range(100):
+    names = ["tabby", "lion", "dog", "ship", "lemon"]
+    forms = set()
+    for seed in range(300):
         for question, answer in dialogues.about_object(
-            "cat", ["dog"], "photo", random.Random(seed)
+            "tabby", names, "photo", random.Random(seed)
         ):
-            if answer in ("yes", "no"):
-                assert "a cat" in question or "a dog" in question
-            else:
-                assert answer in ("cat", "A photo of a cat.")
-                assert (answer == "A photo of a cat.") == question.startswith(
-                    tuple(dialogues.DESCRIBING)
-                )
+            if answer in ("yes", "no") and not any(w in question for w in kinds.SAID):
+                assert ("a tabby" in question) == (answer == "yes")
+                forms.add(answer)
+            elif answer in tuple("ABCD"):
+                mark = re.search(rf"{answer}[.):] (\w+)", question)
+                assert mark is not None
+                assert mark[1] == "tabby"
+                forms.add("letter")
+            elif answer.startswith("A photo"):
+                assert answer == "A photo of a tabby."
+                assert question in wordings.DESCRIBING
+            elif answer.startswith("I do not see"):
+                assert "tabby" not in question
+                forms.add("absent")
+    assert forms == {"yes", "no", "letter", "absent"}
+
+
+def test_kinds_go_from_names_to_what_they_are():
+    assert kinds.kinds("tabby") == ["cat", "animal"]
+    assert kinds.kinds("teddy") == []
+    assert set(kinds.alike("cat", ["cat", "dog", "horse", "ship"])) == {"dog", "horse"}
+    for seed in range(60):
+        question, answer = dialogues.kind_of("tabby", random.Random(seed))
+        if answer in ("yes", "no"):
+            assert (answer == "yes") == ("a cat" in question or "an animal" in question)
+        else:
+            assert answer == "animal"
 
 
 @pytest.mark.parametrize("fonts", [(), tuple(find_fonts()[:3])])
