@@ -9,6 +9,7 @@ from vlmamba.mamba import MambaLM
 from vlmamba.model import VLMamba
 from vlmamba.parts import PublicParts
 from vlmamba.recipes import RECIPES, SAME_ROWS, TABLES, find
+from vlmamba.train.memory import memory
 from vlmamba.train.stages import freeze_for
 from vlmamba.vision import VisionTower
 
@@ -86,6 +87,23 @@ def test_every_row_takes_llavas_number_of_samples_a_step(name):
     rows = finetune.batch_size * finetune.accumulation
     assert rows * finetune.max_length * 0.905 / (patches + 233) == pytest.approx(128, rel=0.05)
     assert finetune.max_length == 2048
+
+
+def test_adapters_take_llavas_numbers_and_fit_a_card_of_24_gigabytes():
+    recipe, base = find("vl-mamba-2.8b-lora"), find("vl-mamba-2.8b")
+    assert (recipe.model, recipe.parts) == (base.model, base.parts)
+    for stage, plain in zip(recipe.stages, base.stages, strict=True):
+        config = stage.config
+        assert config.batch_size * config.accumulation == 64
+        assert (stage.data, config.max_length) == (plain.data, plain.config.max_length)
+        samples = config.batch_size * (4 if config.name == "align" else 2)
+        positions = config.batch_size * config.max_length
+        need = memory(recipe.model, config, positions, samples, 300 * config.batch_size)
+        assert need.total < 22e9, config.name
+    adapted = recipe.stages[1].config
+    assert (adapted.lora.rank, adapted.lora.alpha, adapted.lora.dropout) == (128, 256.0, 0.05)
+    assert adapted.lr == 2e-4
+    assert adapted.lr * adapted.lora.connector_rate == pytest.approx(2e-5)
 
 
 VISION = VisionConfig("siglip", 12, 20, 3, 2, 16, 8, 1e-6, "gelu_pytorch_tanh")

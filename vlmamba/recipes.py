@@ -17,6 +17,7 @@ from vlmamba.model import VLMamba
 from vlmamba.parts import FreshParts, Parts, PublicParts
 from vlmamba.processing import ImageSettings, Processor
 from vlmamba.template import LLAVA_PLAIN, Template
+from vlmamba.train.adapters import Lora
 from vlmamba.train.answering import answering
 from vlmamba.train.loop import Objective
 from vlmamba.train.stages import StageConfig
@@ -226,6 +227,28 @@ def vl_mamba_2_8b() -> Recipe:
     )
 
 
+def vl_mamba_2_8b_lora() -> Recipe:
+    """The same model on one card of 24 GB: adapters instead of the language model itself, in small batches."""
+    base = vl_mamba_2_8b()
+    align, finetune = base.stages
+    small = {"batch_size": 2, "accumulation": 32}  # the 64 rows of a step, two at a time
+    adapted = replace(
+        finetune.config,
+        lr=2e-4,  # finetune_lora.sh: learning_rate
+        # finetune_lora.sh: lora_r 128, lora_alpha 256, mm_projector_lr 2e-5; train.py: lora_dropout 0.05
+        lora=Lora(rank=128, alpha=256.0, dropout=0.05, connector_rate=0.1),
+        **small,
+    )
+    return replace(
+        base,
+        name="vl-mamba-2.8b-lora",
+        stages=(
+            replace(align, config=replace(align.config, **small)),
+            replace(finetune, config=adapted),
+        ),
+    )
+
+
 def _variant(
     name: str,
     *,
@@ -284,6 +307,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "tiny": tiny,
     "mini": mini,
     "vl-mamba-2.8b": vl_mamba_2_8b,
+    "vl-mamba-2.8b-lora": vl_mamba_2_8b_lora,
     **TABLES,
 }
 

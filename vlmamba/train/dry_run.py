@@ -7,12 +7,13 @@ from itertools import groupby
 
 import torch
 
+from vlmamba.config import ModelConfig
 from vlmamba.data.batches import Batch
 from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
-from vlmamba.train import overrides
-from vlmamba.train.stages import TRAINED
+from vlmamba.train import adapters, overrides
+from vlmamba.train.stages import StageConfig, freeze_for
 
 PARTS = ("model.vision_tower", "model.connector", "model.language_model", "lm_head")
 
@@ -21,10 +22,8 @@ def describe(recipe: Recipe, stages: Sequence[Stage]) -> str:
     """The report of `--dry-run`. Data that is not there is said so, not an error."""
     lines = [f"recipe {recipe.name}", "", "settings (change with --set key=value)"]
     lines += [f"  {key} = {_shown(value)}" for key, value in overrides.flat(recipe)]
-    with torch.device("meta"):
-        model = VLMamba(recipe.model)
     for stage in stages:
-        lines += ["", f"stage {stage.config.name}", *parameters(model, stage)]
+        lines += ["", f"stage {stage.config.name}", *parameters(recipe.model, stage.config)]
     try:
         processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
         for stage in stages:
@@ -38,17 +37,26 @@ def describe(recipe: Recipe, stages: Sequence[Stage]) -> str:
     return "\n".join(lines)
 
 
-def parameters(model: VLMamba, stage: Stage) -> Iterator[str]:
+def parameters(model_config: ModelConfig, stage: StageConfig) -> Iterator[str]:
     """Parameters of every part, and whether the stage trains them."""
+    with torch.device("meta"):
+        model = VLMamba(model_config)
+        if stage.lora.rank:
+            adapters.add(model, stage.lora, stage.seed)
+    trained = freeze_for(model, stage.name)
     totals = {True: 0, False: 0}
     for part in PARTS:
-        named = [(n, p) for n, p in model.named_parameters() if n.startswith(part)]
-        if named:
-            count = sum(p.numel() for _, p in named)
-            trained = named[0][0].startswith(TRAINED[stage.config.name])
-            totals[trained] += count
-            yield f"  {part:22} {count:15,}  {'trained' if trained else 'frozen'}"
-    yield f"  {'together':22} {totals[True]:15,}  trained, {totals[False]:,} frozen"
+        for learns in (True, False):
+            count = sum(
+                p.numel()
+                for n, p in model.named_parameters()
+                if n.startswith(part) and (n in trained) == learns
+            )
+            if count:
+                totals[learns] += count
+                name = f"{part} (LoRA)" if learns and part == PARTS[2] and stage.lora.rank else part
+                yield f"  {name:28} {count:15,}  {'trained' if learns else 'frozen'}"
+    yield f"  {'together':28} {totals[True]:15,}  trained, {totals[False]:,} frozen"
 
 
 def first_batch(processor: Processor, stage: Stage) -> Iterator[str]:

@@ -209,7 +209,7 @@ class _Run:
         A stage that may skip updates does not wait: the fused optimiser itself leaves out what is not finite.
         """
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["rate"]
         passes = self.accumulate(micro)
         gradients = self.shared.complete()
         tokens = float(sum(batch.token_count for batch in micro))

@@ -14,6 +14,7 @@ from vlmamba.config import MambaConfig, ModelConfig
 from vlmamba.mamba import Recompute
 from vlmamba.model import VLMamba
 from vlmamba.scan2d import NUM_DIRECTIONS
+from vlmamba.train import adapters
 from vlmamba.train.costs import matrices
 from vlmamba.train.stages import StageConfig, freeze_for
 
@@ -25,7 +26,7 @@ SCAN_CHUNK = 32  # positions between two states that the scan keeps (ops/scan.py
 class Memory:
     """Bytes of one GPU."""
 
-    weights: float  # float32 masters and frozen weights
+    weights: float  # float32 masters and frozen weights, which adapters let be bf16
     gradients: float
     optimizer: float
     copies: float  # weights in the precision of the arithmetic, or gathered from other processes
@@ -48,15 +49,21 @@ def memory(
     """The need of a process among `world`, for batches of that many positions, pictures and supervised tokens."""
     with torch.device("meta"):
         model = VLMamba(config)
+        if stage.lora.rank:
+            half = torch.bfloat16 if stage.precision == "bf16" else None
+            adapters.add(model, stage.lora, stage.seed, half)
     trained = sum(p.numel() for p in freeze_for(model, stage.name).values())
-    every = sum(p.numel() for p in model.parameters())
+    every = sum(p.numel() * p.element_size() for p in model.parameters()) / 4
     tower = sum(p.numel() for p in model.model.vision_tower.parameters())
     blocks = matrices(model.model.language_model.layers)
     item = 2 if stage.precision == "bf16" else 4
     learns = any(p.requires_grad for p in model.model.language_model.parameters())
     shards = world if stage.parallel != "ddp" else 1
     whole = tower if not stage.shard_tower and stage.name != "pretrain" else 0
-    copies = _copies(model, stage, item, learns, blocks, shards)
+    if stage.lora.rank:
+        copies = item * trained if item == 2 else 0  # frozen matrices are narrow already
+    else:
+        copies = _copies(model, stage, item, learns, blocks, shards)
     per_position = activation_bytes(config.text, stage.recompute, learns, item)
     patches = pictures * config.vision.num_patches
     activations = positions * (
@@ -64,9 +71,15 @@ def memory(
     ) + patches * _connector_bytes(config, item)
     v, d = config.text.vocab_size, config.text.d_model
     loss = min(LOGITS, supervised * v * item) + 3 * item * supervised * d
-    loss += (item * v * d if item == 2 else 0) + (4 * v * d if learns else 0)
+    head = model.lm_head.weight
+    loss += item * v * d if item < head.element_size() else 0
+    loss += 4 * v * d if head.requires_grad else 0
     once_more = activation_bytes(config.text, "nothing", learns, item) - per_position
     block = positions * (once_more + item * (6 * config.text.d_inner + 2 * d) + 2 * 4 * d)
+    if (
+        stage.lora.dropout and stage.lora.rank
+    ):  # each adapter's own input, and which of it was dropped
+        block += positions * (item + 1) * (d + 2 * config.text.d_inner)
     return Memory(
         weights=4 * ((every - whole) / shards + whole),
         gradients=4 * trained / shards,

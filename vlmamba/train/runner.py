@@ -15,7 +15,7 @@ from vlmamba.connector import build_connector
 from vlmamba.model import VLMamba
 from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
-from vlmamba.train import overrides
+from vlmamba.train import adapters, overrides
 from vlmamba.train.dry_run import describe
 from vlmamba.train.loop import language_loss, run_stage
 from vlmamba.train.ranks import Ranks
@@ -149,10 +149,15 @@ def _stage(
         trainee, objective = model, language_loss
         if entry.trainee is not None:
             trainee, objective = entry.trainee(model, batches, stage)
+        if stage.lora.rank:
+            half = torch.bfloat16 if stage.precision == "bf16" else None
+            adapters.add(model, stage.lora, stage.seed, half)
     result = run_stage(
         trainee, batches, stage, directory,
         objective=objective, config={"recipe": recipe.name}, resume=resume, ranks=ranks,
     )  # fmt: skip
+    if stage.lora.rank and result.finished:
+        adapters.merge(model)
     return result.finished
 
 

@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from vlmamba.mamba import Recompute
+from vlmamba.train.adapters import MARK, Lora
 
 StageName = Literal["teacher", "pretrain", "language", "align", "finetune"]
 Precision = Literal["bf16", "float32"]
@@ -61,6 +62,7 @@ class StageConfig:
     )
     max_skipped: int = 0  # updates that may be left out because they were not finite
     compile: bool = False  # torch.compile, where the stage's trainee has parts that gain from it
+    lora: Lora = Lora()  # noqa: RUF009 - frozen; adapters instead of the language model itself
     seed: int = 0
     workers: int = 2  # threads that prepare batches; 0: the loop does it itself
     log_interval: int = 10  # steps
@@ -81,6 +83,13 @@ class StageConfig:
         if self.recompute not in get_args(Recompute):
             raise ValueError(
                 f"recompute {self.recompute!r} is unknown: use one of {', '.join(get_args(Recompute))}"
+            )
+        if self.lora.rank and self.name not in ("language", "finetune"):
+            raise ValueError(f"stage {self.name} does not train the language model: lora.rank is 0")
+        if self.lora.rank and self.parallel != "ddp":
+            raise ValueError(
+                f"stage {self.name}: adapters and frozen weights differ in type, which FSDP cannot shard: "
+                f"--set {self.name}.parallel=ddp"
             )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage {self.name} needs steps or epochs, and not both")
@@ -137,10 +146,16 @@ def learning_rate(stage: StageConfig, step: int, total: int) -> float:
 
 
 def freeze_for(model: nn.Module, stage: StageName) -> dict[str, Parameter]:
-    """Sets requires_grad as the stage asks, and returns the trained parameters by name (tied ones once)."""
+    """Sets requires_grad as the stage asks, and returns the trained parameters by name (tied ones once).
+
+    Where the model has adapters, they train in the language model's place.
+    """
     trained = {}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(TRAINED[stage]))
+    named = list(model.named_parameters())
+    adapted = any(MARK in name for name, _ in named)
+    for name, parameter in named:
+        instead = not adapted or MARK in name or not name.startswith(TRAINED["language"])
+        parameter.requires_grad_(name.startswith(TRAINED[stage]) and instead)
         if parameter.requires_grad:
             trained[name] = parameter
     if not trained:
@@ -166,15 +181,18 @@ def decayed(model: nn.Module) -> Iterator[tuple[str, Parameter, bool]]:
 def build_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
     """AdamW over the trained parameters, with weight decay where it belongs; fused where PyTorch can.
 
-    One group for each kind: decayed or not, and divided over processes or not, which no one kernel takes together.
+    One group for each kind: decayed or not, divided over processes or not, which no one kernel takes together, and by
+    `rate`, its share of the learning rate, which is less than one for a connector beside adapters.
     """
-    groups: dict[tuple[bool, bool], list[Parameter]] = {}
-    for _, parameter, decay in decayed(model):
-        groups.setdefault((decay, isinstance(parameter, DTensor)), []).append(parameter)
+    groups: dict[tuple[bool, bool, float], list[Parameter]] = {}
+    for name, parameter, decay in decayed(model):
+        slower = stage.lora.rank > 0 and name.startswith(TRAINED["align"])
+        rate = stage.lora.connector_rate if slower else 1.0
+        groups.setdefault((decay, isinstance(parameter, DTensor), rate), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "weight_decay": stage.weight_decay if decay else 0.0}
-            for (decay, _), parameters in groups.items()
+            {"params": parameters, "weight_decay": stage.weight_decay if decay else 0.0, "rate": rate}
+            for (decay, _, rate), parameters in groups.items()
         ],
         lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True,
     )  # fmt: skip
