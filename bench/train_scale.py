@@ -122,7 +122,7 @@ def measure(
     flops = sum(cost.of(batch) for batch in batches)
     largest = max(batches, key=lambda batch: batch.input_ids.numel())
     expected = memory(
-        recipe.model, stage, largest.input_ids.numel(), len(largest.pixel_values),
+        recipe.model, stage, largest.input_ids.numel(), largest.picture_count,
         int((largest.labels != -100).sum()), mine.world,
     )  # fmt: skip
     peak = peak_flops(ranks.device)

@@ -6,13 +6,16 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import toy
 from processes import launch
 
+from vlmamba.data.samples import Sample
 from vlmamba.train import checkpoint
+from vlmamba.train.held_out import HeldOut
 from vlmamba.train.loop import NonFiniteError, StageResult, language_loss, run_stage
 from vlmamba.train.ranks import OtherRankError, Ranks
 
@@ -65,6 +68,29 @@ def fail_at_batch_5(index: int) -> None:
         raise ValueError("picture 5 is broken")
 
 
+class Lines:
+    """Three samples of text, in whose place of a processor is what a held-out sample needs of one."""
+
+    lengths = (6, 7, 8)
+    processor = SimpleNamespace(
+        pad_token_id=1, image_token_id=toy.IMAGE, eos_token_id=0,
+        decode=lambda ids: " ".join(map(str, ids)),
+    )  # fmt: skip
+
+    def sample(self, k):
+        ids = list(range(3 + k, 9 + 2 * k))
+        return Sample(f"line-{k}", ids, [-100] * 3 + ids[3:])
+
+
+def watched(ranks, directory, stage):
+    """As `trained`, asking held-out samples after every step; with what they were answered."""
+    stage = replace(stage, sample_interval=1)
+    result = trained(ranks, directory, stage, held_out=HeldOut(Lines(), 3, max_new_tokens=4))
+    lines = map(json.loads, (directory / "samples.jsonl").read_text().splitlines())
+    said = [[answer["said"] for answer in line["answers"]] for line in lines]
+    return *result, said
+
+
 def error_of(function: Callable[[], object]) -> str:
     try:
         function()
@@ -91,6 +117,13 @@ def in_each(directory: Path) -> dict:
                 objective=nothing_finite_in_batch_7,
             )
         )  # fmt: skip
+        for form in ("ddp", "fsdp", "fsdp-grad-op"):
+            seen[f"watched {form}"] = watched(ranks, directory / form, FORMS[form])
+        half = replace(FORMS["fsdp-grad-op"], precision="bf16")
+        seen["half"] = [
+            trained(ranks, stage=half, held_out=held_out)
+            for held_out in (None, HeldOut(Lines(), 3, max_new_tokens=4))
+        ]
         seen["unreadable"] = error_of(lambda: trained(ranks, batches=WithTexts(fail_at_batch_5)))
         seen["unequal"] = error_of(lambda: trained(ranks, stage=replace(STAGE, accumulation=3)))
     return seen
@@ -108,13 +141,14 @@ def several(request, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one():
+def one(tmp_path_factory):
     """What a process alone gets, by precision and stage."""
     alone = Ranks(torch.device("cpu"))
     return {
         "finetune": trained(alone),
         "align": trained(alone, stage=replace(STAGE, name="align")),
         "bf16": trained(alone, stage=replace(STAGE, precision="bf16")),
+        "watched": watched(alone, tmp_path_factory.mktemp("one"), STAGE),
     }
 
 
@@ -136,6 +170,21 @@ def test_losses_and_weights_are_those_of_one_process(several, one, form):
 def test_gradients_pass_through_a_sharded_frozen_language_model(several, one):
     for seen in several[1]:
         assert_same(seen["align"], one["align"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_held_out_samples_are_answered_alike_and_leave_no_trace(several, one, form):
+    for seen in several[1]:
+        *trained, said = seen[f"watched {form}"]
+        assert_same(trained, one["finetune"])
+        assert said == one["watched"][2]
+    assert len({str(answers) for answers in one["watched"][2]}) > 1  # they change as it learns
+
+
+def test_what_is_left_after_an_answer_are_the_masters_and_not_what_was_gathered(several):
+    for seen in several[1]:
+        (_, silent), (_, asked) = seen["half"]
+        assert toy.same(silent, asked)
 
 
 def test_weights_that_travel_as_bf16_compute_what_autocast_computes(several, one):

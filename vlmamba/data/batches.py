@@ -34,6 +34,11 @@ class Batch:
     def token_count(self) -> int:
         return self.input_ids.numel() if self.num_tokens is None else self.num_tokens
 
+    @property
+    def picture_count(self) -> int:
+        shown = self.pixel_values if self.pixel_values is not None else self.features
+        return 0 if shown is None else len(shown)
+
     def tensors(self) -> dict[str, Tensor]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}

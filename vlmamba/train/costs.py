@@ -41,13 +41,12 @@ class Costs:
     picture: float
 
     def of(self, batch: Batch) -> float:
-        """Operations of a batch; pictures that come as features cost only what the connector does with them."""
-        shown = batch.pixel_values if batch.pixel_values is not None else batch.features
-        pictures = 0 if shown is None else len(shown)
+        """Operations of a batch on the host."""
         supervised = int((batch.labels[:, 1:] != IGNORE_INDEX).sum())
-        return (
-            batch.token_count * self.token + supervised * self.supervised + pictures * self.picture
-        )
+        return self.total(batch.token_count, supervised, batch.picture_count)
+
+    def total(self, tokens: int, supervised: int, pictures: int) -> float:
+        return tokens * self.token + supervised * self.supervised + pictures * self.picture
 
 
 def costs(config: ModelConfig, stage: StageName) -> Costs:

@@ -8,18 +8,20 @@ from itertools import groupby
 import torch
 
 from vlmamba.config import ModelConfig
-from vlmamba.data.batches import Batch
+from vlmamba.data.batches import Batch, Batches
 from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
 from vlmamba.train import adapters, overrides
+from vlmamba.train.forecast import forecast, without_data
+from vlmamba.train.ranks import Ranks
 from vlmamba.train.stages import StageConfig, freeze_for
 
 PARTS = ("model.vision_tower", "model.connector", "model.language_model", "lm_head")
 
 
-def describe(recipe: Recipe, stages: Sequence[Stage]) -> str:
-    """The report of `--dry-run`. Data that is not there is said so, not an error."""
+def describe(recipe: Recipe, stages: Sequence[Stage], ranks: Ranks) -> str:
+    """The report of `--dry-run`, for that many processes. Data that is not there is said so, not an error."""
     lines = [f"recipe {recipe.name}", "", "settings (change with --set key=value)"]
     lines += [f"  {key} = {_shown(value)}" for key, value in overrides.flat(recipe)]
     for stage in stages:
@@ -27,12 +29,20 @@ def describe(recipe: Recipe, stages: Sequence[Stage]) -> str:
     try:
         processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
         for stage in stages:
-            lines += [
-                "",
-                f"first batch of stage {stage.config.name}",
-                *first_batch(processor, stage),
-            ]
+            own = stage_processor(processor, stage)
+            config = stage.config
+            batches = stage.data.batches(own, config.batch_size, config.max_length, config.seed)
+            lines += ["", f"what stage {config.name} takes"]
+            if stage.trainee is None:
+                lines += forecast(recipe, config, batches, ranks)
+            else:
+                steps = config.total_steps(len(batches))
+                lines += [f"  {len(batches):,} batches an epoch, {steps:,} steps"]
+            lines += ["", f"first batch of stage {config.name}", *first_batch(own, batches)]
     except (OSError, ValueError) as error:
+        for stage in stages:
+            lines += ["", f"what stage {stage.config.name} takes"]
+            lines += [without_data(recipe, stage.config, ranks)]
         lines += ["", f"first batch not shown: {error}"]
     return "\n".join(lines)
 
@@ -59,21 +69,23 @@ def parameters(model_config: ModelConfig, stage: StageConfig) -> Iterator[str]:
     yield f"  {'together':28} {totals[True]:15,}  trained, {totals[False]:,} frozen"
 
 
-def first_batch(processor: Processor, stage: Stage) -> Iterator[str]:
+def stage_processor(processor: Processor, stage: Stage) -> Processor:
+    """The processor with the stage's own template, where it has one."""
+    if stage.template is None:
+        return processor
+    processor = copy(processor)
+    processor.template = stage.template
+    return processor
+
+
+def first_batch(processor: Processor, batches: Batches) -> Iterator[str]:
     """Size of the first batch, and its first row in words, what is learnt between [[ and ]]."""
-    config = stage.config
-    if stage.template is not None:
-        processor = copy(processor)
-        processor.template = stage.template
-    batches = stage.data.batches(processor, config.batch_size, config.max_length, config.seed)
     batch = batches.batch(0)
     pictures = 0 if batch.pixel_values is None else len(batch.pixel_values)
     learnt = int((batch.labels != IGNORE_INDEX).sum())
-    per_step = batch.token_count * config.accumulation
-    yield f"  {len(batches):,} batches an epoch, {config.total_steps(len(batches)):,} steps"
     yield (
         f"  {len(batch.sample_ids)} samples, {pictures} pictures, {batch.token_count:,} tokens "
-        f"({learnt:,} learnt) in {batch.input_ids.numel():,} positions; about {per_step:,} tokens a step"
+        f"({learnt:,} learnt) in {batch.input_ids.numel():,} positions"
     )
     yield from (f"  | {line}" for line in row_in_words(processor, batch).splitlines())
 

@@ -1,56 +1,50 @@
 """The training loop: one stage of any model over any numbered batches, stopped and resumed at will."""
 
-import json
 import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vlmamba.data.batches import Batch, Batches, in_order
 from vlmamba.model import VLMamba
 from vlmamba.train import checkpoint
 from vlmamba.train.average import RunningAverage
 from vlmamba.train.checkpoint import Checkpoint
-from vlmamba.train.journal import Done, Interval, Journal, cut_log
+from vlmamba.train.costs import costs, peak_flops
+from vlmamba.train.held_out import HeldOut, Seen
+from vlmamba.train.journal import Interval, Journal, cut_log, median_step
 from vlmamba.train.parallel import shared_out
 from vlmamba.train.ranks import Ranks
 from vlmamba.train.saver import Saver, share_on_host
 from vlmamba.train.signals import StopRequest
 from vlmamba.train.stages import StageConfig, build_optimizer, freeze_for, learning_rate
+from vlmamba.train.step import NonFiniteError, Objective, Stepper
+from vlmamba.train.summary import summarise
 from vlmamba.train.update import Update
 
 log = logging.getLogger("vlmamba")
 
-# (model, batch) -> the loss summed over supervised tokens, and their number, both as scalars on the device.
-Objective = Callable[[Any, Any], tuple[Tensor, Tensor]]
-
-
-# All but cuDNN's, whose backward pass returns NaN now and then at lengths such as the 64 patches of a small
-# tower (pytorch/pytorch#196678); the others take as long.
-ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or the gradient is not finite; the update was not made."""
-
 
 @dataclass(frozen=True)
 class StageResult:
-    """step: optimiser steps done; finished: whether that is all of them; losses: mean loss of each logged interval."""
+    """step: optimiser steps done; finished: whether that is all of them; losses: mean loss of each logged interval.
+
+    seconds: of this process, all in all; step_seconds: of a step, the median without the first two.
+    """
 
     step: int
     finished: bool
     losses: dict[int, float]
     seconds: float
+    step_seconds: float = math.nan
 
 
 def language_loss(model: VLMamba, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -93,6 +87,7 @@ def run_stage(
     config: Mapping[str, Any] | None = None,
     resume: bool = False,
     ranks: Ranks | None = None,
+    held_out: HeldOut | None = None,
 ) -> StageResult:
     """Trains the parameters that `stage` names, in place, on the device where the model is.
 
@@ -102,6 +97,7 @@ def run_stage(
     resume: goes on from the newest whole checkpoint in `directory`, bit for bit; from the start if it has none.
     ranks: the processes that share the work, each of which calls this with the same arguments; to be sharded, the
     model may stay on the CPU. None: this process alone.
+    held_out: samples that a VL-Mamba is asked every `stage.sample_interval` steps and at the end.
     SIGTERM or Ctrl-C ends the stage after the step in hand, with a checkpoint and `finished` false.
 
     Raises NonFiniteError before the update that a non-finite loss or gradient would spoil, or, where the stage may
@@ -113,7 +109,7 @@ def run_stage(
     found = run.find() if resume else None
     if found is not None and found.finished:
         return StageResult(found.step, True, {}, 0.0)
-    return run.go(found)
+    return run.go(found, held_out)
 
 
 class _Run:
@@ -142,23 +138,26 @@ class _Run:
         if directory is not None and ranks.first:
             directory.mkdir(parents=True, exist_ok=True)
 
-    def go(self, found: Checkpoint | None) -> StageResult:
+    def go(self, found: Checkpoint | None, held_out: HeldOut | None) -> StageResult:
         stage, ranks, began = self.stage, self.ranks, time.perf_counter()
         start = self.begin(found)
         losses: dict[int, float] = {}
-        interval, step, norm = Interval(), start, math.nan
+        interval, ends = self.interval(), []
+        step, norm = start, math.nan
         waiting: deque[Update] = deque()
+        with ranks.together():
+            journal = Journal(stage, start, self.total, self.directory, ranks.first, self.config)
         try:
             with (
                 closing(self.supply(start)) as supply,
                 StopRequest(quiet=not ranks.first) as stop,
-                Journal(stage, start, self.total, self.directory, ranks.first) as journal,
+                journal,
             ):
                 for step in range(start + 1, self.total + 1):
                     with ranks.together():
                         micro = [next(supply) for _ in range(self.each)]
                     lr = learning_rate(stage, step - 1, self.total)
-                    waiting.append(self.step(micro, step, lr))
+                    waiting.append(self.stepper.launch(micro, step, lr))
                     stopping, writing = ranks.any(stop.requested, self.saver.busy)
                     if not writing:
                         self.saver.finish()
@@ -167,18 +166,17 @@ class _Run:
                     shown = step % stage.log_interval == 0 or save
                     # A stage that may skip updates reads their figures one step late: it never waits for the device.
                     while len(waiting) > (1 if stage.max_skipped and not shown else 0):
-                        norm = self.take_in(waiting.popleft(), interval)
+                        norm = self.stepper.take_in(waiting.popleft(), interval)
                     if shown:
-                        record = {
-                            "stage": stage.name,
-                            "step": step,
-                            "lr": lr,
-                            "grad_norm": norm,
-                        }
-                        record |= interval.close()
+                        record = {"stage": stage.name, "step": step, "lr": lr, "grad_norm": norm}
+                        record |= interval.close() | self.device_memory()
                         losses[step] = record["loss"]
                         journal.write(record)
+                    if held_out and not stopping and (step % stage.sample_interval == 0 or last):
+                        with interval.paused():
+                            journal.show(step, self.look(held_out))
                     journal.advance(step)
+                    ends.append(time.perf_counter())
                     if save:
                         self.save(step)
                     if stopping:
@@ -190,7 +188,30 @@ class _Run:
         finally:
             self.saver.close()
         self.shared.put_back(self.trained)
-        return StageResult(step, step == self.total, losses, time.perf_counter() - began)
+        result = StageResult(
+            step, step == self.total, losses, time.perf_counter() - began, median_step(ends)
+        )
+        if self.directory is not None and ranks.first:
+            summarise(self.directory, stage, result, self.trained, ranks)
+        return result
+
+    def look(self, held_out: HeldOut) -> Seen:
+        """What the model says to held-out samples by now."""
+        with self.stepper.autocast:
+            return self.shared.look(held_out.look, self.ranks)
+
+    def interval(self) -> Interval:
+        """Sums for the log, with what is needed to tell MFU, where that is known."""
+        peak = peak_flops(self.ranks.device)
+        if peak is None or not isinstance(self.model, VLMamba):
+            return Interval()
+        return Interval(costs(self.model.config, self.stage.name), self.ranks.world * peak)
+
+    def device_memory(self) -> dict[str, float]:
+        """Gigabytes of the GPU that tensors took at most since the run began; nothing elsewhere."""
+        if self.ranks.device.type != "cuda":
+            return {}
+        return {"memory_gb": round(torch.cuda.max_memory_allocated(self.ranks.device) / 1e9, 2)}
 
     def supply(self, start: int) -> Generator[Batch, None, None]:
         """This process's batches, in order: of the k batches of every step, number rank, rank + world, ..."""
@@ -198,103 +219,6 @@ class _Run:
         indices = range(start * k + ranks.rank, self.total * k, ranks.world)
         pin = ranks.device.type == "cuda"
         return in_order(self.batches, indices, self.stage.workers, pin)
-
-    def step(self, micro: Sequence[Batch], step: int, lr: float) -> Update:
-        """One optimiser step over the batches of all processes, launched.
-
-        The summed losses are differentiated as they are and the gradient is divided once by the number of
-        supervised tokens in the whole step, so that every token weighs the same whatever batch it came in.
-        Loss, norm and count reach the host in one transfer, the only time a step waits for the device: it is
-        what lets a bad step stop before its update, and costs one queue's latency against the whole step.
-        A stage that may skip updates does not wait: the fused optimiser itself leaves out what is not finite.
-        """
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["rate"]
-        passes = self.accumulate(micro)
-        gradients = self.shared.complete()
-        tokens = float(sum(batch.token_count for batch in micro))
-        figures = [*passes.sum(0), self.shared.square_sum(), passes.new_tensor(tokens)]
-        sums = self.ranks.sum(torch.stack([figure.to(passes) for figure in figures]))
-        update = Update(step, micro, passes, sums, self.shared.share)
-        if self.stage.max_skipped:
-            loss, count, squares, _ = sums.unbind()
-            norm = squares.sqrt() * self.shared.share / count
-            scale = (self.stage.clip / (norm + 1e-6)).clamp(max=1.0) * self.shared.share / count
-            spoilt = ~(loss.isfinite() & scale.isfinite())
-            self.optimizer.found_inf = spoilt.float()  # pyright: ignore[reportAttributeAccessIssue]
-            scale = scale.float()
-        else:
-            done = self.finite(update)
-            scale = min(1.0, self.stage.clip / (done.norm + 1e-6))
-            scale *= self.shared.share / done.supervised
-        torch._foreach_mul_(gradients, scale)  # pyright: ignore[reportPrivateImportUsage]
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update(step)
-        return update
-
-    def take_in(self, update: Update, interval: Interval) -> float:
-        """Counts a launched step; returns its gradient norm."""
-        done = update.read()
-        if not self.stage.max_skipped or _is_finite(done):
-            interval.add(done)
-            return done.norm
-        self.skipped += 1
-        if self.skipped > self.stage.max_skipped:
-            self.refuse(update, done)
-        log.warning(
-            "step %d of stage %s left out: loss %s, gradient norm %s (%d of %d allowed)",
-            update.step, self.stage.name, done.loss, done.norm, self.skipped, self.stage.max_skipped,
-        )  # fmt: skip
-        return done.norm
-
-    def finite(self, update: Update) -> Done:
-        """A step's figures; raises NonFiniteError unless they are finite."""
-        done = update.read()
-        if not _is_finite(done):
-            self.refuse(update, done)
-        return done
-
-    def accumulate(self, micro: Sequence[Batch]) -> Tensor:
-        """Adds up the gradients of this process's batches; returns (batches, 2) float64: each one's loss and count."""
-        self.optimizer.zero_grad(set_to_none=True)
-        device, passes = self.ranks.device, []
-        autocast = torch.autocast(
-            device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"
-        )
-        for number, batch in enumerate(micro, 1):
-            with self.shared.accumulating(last=number == len(micro)):
-                with autocast, sdpa_kernel(ATTENTION):
-                    total, count = self.shared.call(self.objective, batch.to(device))
-                total.backward()
-            passes.append(torch.stack([total.detach().double(), count.double()]))
-        return torch.stack(passes)
-
-    def refuse(self, update: Update, done: Done) -> NoReturn:
-        """Writes which samples spoilt the step, of all processes, and raises NonFiniteError in each."""
-        mine = [
-            {"loss": str(total), "supervised": int(n), "samples": list(batch.sample_ids)}
-            for (total, n), batch in zip(update.passes.tolist(), update.micro, strict=True)
-        ]
-        batches = [one for rank in self.ranks.gather(mine) for one in rank]
-        where, step, (loss, norm) = "", update.step, (done.loss, done.norm)
-        if self.directory is not None:
-            path = self.directory / f"non-finite-step-{step:08d}.json"
-            where = f"; its samples are in {path}"
-            if self.ranks.first:
-                report = {
-                    "stage": self.stage.name, "step": step, "loss": str(loss), "grad_norm": str(norm),
-                    "batches": batches,
-                }  # fmt: skip
-                path.write_text(json.dumps(report, indent=1))
-        what = (
-            f"loss {loss}, gradient norm {norm}"
-            if done.supervised
-            else "no supervised token to learn from"
-        )
-        raise NonFiniteError(
-            f"step {step} of stage {self.stage.name}: {what}; stopped before the update{where}"
-        )
 
     def save(self, step: int) -> None:
         """Begins to write a checkpoint; the last one holds the average, where there is one, in the weights' place."""
@@ -355,7 +279,9 @@ class _Run:
         self.optimizer = build_optimizer(self.shared.model, self.stage)
         decay = self.stage.average
         self.average = RunningAverage(self.parameters, decay) if decay else None
-        self.skipped = 0
+        self.stepper = Stepper(
+            self.shared, self.optimizer, self.stage, self.objective, self.average, self.directory
+        )
         where = Path() if self.directory is None else self.directory / "checkpoints"
         self.saver = Saver(where, self.ranks, self.stage.keep_checkpoints)
         if found is None:
@@ -375,7 +301,3 @@ class _Run:
             cut_log(self.directory, found.step)
             log.info("stage %s goes on from step %d (%s)", self.stage.name, found.step, found.path)
         return found.step
-
-
-def _is_finite(done: Done) -> bool:
-    return math.isfinite(done.loss) and math.isfinite(done.norm)

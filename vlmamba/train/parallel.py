@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -22,6 +22,8 @@ from vlmamba.model import VLMamba
 from vlmamba.train.ranks import Ranks
 from vlmamba.train.stages import StageConfig
 from vlmamba.vision import VisionLayer
+
+T = TypeVar("T")
 
 
 class Called(nn.Module):
@@ -50,6 +52,11 @@ class Whole:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """function(model, *arguments), as a forward pass that the other processes make too."""
         return self._called(function, *arguments)
+
+    def look(self, function: Callable[..., T], *arguments: Any) -> T:
+        """As `call`, with nothing to learn from it."""
+        with torch.no_grad():
+            return self.call(function, *arguments)
 
     def accumulating(self, last: bool) -> AbstractContextManager[object]:
         """Around a batch's passes; `last`: the gradients are complete after it."""
@@ -136,6 +143,15 @@ class Shards(Whole):
                     mp_policy=half if stage.precision == "bf16" else MixedPrecisionPolicy(),
                 )  # fmt: skip
         fully_shard(self._called, **shared, reshard_after_forward=False)
+
+    def look(self, function: Callable[..., T], *arguments: Any) -> T:
+        """As `Whole.look`. No backward pass follows that lets go of the gathered weights, and they would be taken,
+        bf16 as they travelled, for the masters."""
+        seen = super().look(function, *arguments)
+        for module in self._called.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+        return seen
 
     def complete(self) -> list[Tensor]:
         """As `Whole.complete`. Gradients of undivided parameters are averaged here; the others were on their way."""

@@ -45,15 +45,30 @@ class Progress:
         if self.bar is not None:
             self.bar.update(self.task, completed=step)
 
+    def tell(self, line: str) -> None:
+        """A line that stays."""
+        if self.bar is not None:
+            self.bar.console.print(line, markup=False, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
     def show(self, record: Mapping[str, Any]) -> None:
         """Shows a line of the log."""
         numbers = f"loss {record['loss']:.4f}  {record['tokens_per_s']:,.0f} tokens/s"
+        if "mfu" in record:
+            numbers += f"  MFU {record['mfu']:.1%}"
+        if "memory_gb" in record:
+            numbers += f"  {record['memory_gb']:.1f} GB"
         if self.bar is not None:
             self.bar.update(self.task, numbers=numbers)
             return
         step = record["step"]
         left = (time.monotonic() - self.began) / (step - self.start) * (self.total - step)
-        print(
-            f"{self.stage} {step}/{self.total}  {numbers}  {left:,.0f} s left",
-            file=sys.stderr, flush=True,
-        )  # fmt: skip
+        self.tell(f"{self.stage} {step}/{self.total}  {numbers}  {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """As people say it: 40 s, 12 min, 3.4 h."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

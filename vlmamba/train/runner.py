@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Sequence
-from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +11,13 @@ import torch
 from vlmamba import recipes
 from vlmamba.checkpoints import save_model
 from vlmamba.connector import build_connector
+from vlmamba.data.llava import LlavaSamples
 from vlmamba.model import VLMamba
 from vlmamba.processing import Processor
 from vlmamba.recipes import Recipe, Stage
 from vlmamba.train import adapters, overrides
-from vlmamba.train.dry_run import describe
+from vlmamba.train.dry_run import describe, stage_processor
+from vlmamba.train.held_out import HeldOut
 from vlmamba.train.loop import language_loss, run_stage
 from vlmamba.train.ranks import Ranks
 
@@ -24,6 +25,7 @@ from vlmamba.train.ranks import Ranks
 HARMLESS = (
     "workers", "log_interval", "checkpoint_interval", "keep_checkpoints",
     "parallel", "shard_tower", "recompute",
+    "sample_file", "sample_images", "sample_count", "sample_interval", "trackers",
 )  # fmt: skip
 
 
@@ -52,7 +54,7 @@ def run(
     with Ranks.start() as ranks:
         if dry_run:
             if ranks.first:
-                print(describe(chosen, stages))
+                print(describe(chosen, stages, ranks))
             return None
         return _train(ranks, chosen, stages, resume, output)
 
@@ -139,9 +141,7 @@ def _stage(
 ) -> bool:
     """Runs a stage, or takes its result where it is finished already; returns whether it is."""
     stage = entry.config
-    if entry.template is not None:
-        processor = copy(processor)
-        processor.template = entry.template
+    processor = stage_processor(processor, entry)
     sharded = ranks.world > 1 and stage.parallel != "ddp"
     with ranks.together():
         model.to("cpu" if sharded else ranks.device)
@@ -152,9 +152,16 @@ def _stage(
         if stage.lora.rank:
             half = torch.bfloat16 if stage.precision == "bf16" else None
             adapters.add(model, stage.lora, stage.seed, half)
+        held_out = None
+        if stage.sample_file is not None and trainee is model:
+            samples = LlavaSamples(
+                stage.sample_file, stage.sample_images, processor, stage.max_length
+            )
+            held_out = HeldOut(samples, stage.sample_count)
     result = run_stage(
         trainee, batches, stage, directory,
         objective=objective, config={"recipe": recipe.name}, resume=resume, ranks=ranks,
+        held_out=held_out,
     )  # fmt: skip
     if stage.lora.rank and result.finished:
         adapters.merge(model)

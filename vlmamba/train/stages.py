@@ -68,6 +68,11 @@ class StageConfig:
     log_interval: int = 10  # steps
     checkpoint_interval: int = 500  # steps
     keep_checkpoints: int = 2
+    sample_file: str | None = None  # held-out samples in LLaVA's format, asked while training runs
+    sample_images: str = "."  # the folder that their picture paths start from
+    sample_count: int = 4
+    sample_interval: int = 500  # steps
+    trackers: tuple[str, ...] = ()  # tensorboard, trackio, wandb
 
     def __post_init__(self) -> None:
         if self.name not in get_args(StageName):
@@ -96,7 +101,7 @@ class StageConfig:
         for name in ("lr", "batch_size", "accumulation", "max_length", "log_interval", "clip"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("checkpoint_interval", "keep_checkpoints"):
+        for name in ("checkpoint_interval", "keep_checkpoints", "sample_interval", "sample_count"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("steps", "epochs"):
@@ -110,6 +115,9 @@ class StageConfig:
                 raise ValueError(f"{name} must be 0 or more, got {getattr(self, name)}")
         if not 0 <= self.average < 1:
             raise ValueError(f"average must be at least 0 and below 1, got {self.average}")
+
+        if self.average and self.parallel != "ddp":
+            raise ValueError(f"average needs whole weights: use parallel=ddp, not {self.parallel}")
 
     def batches_each(self, world: int) -> int:
         """How many batches of an optimiser step each of `world` processes takes.

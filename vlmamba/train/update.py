@@ -13,8 +13,8 @@ from vlmamba.train.journal import Done
 class Update:
     """Step number `step`: this process's batches, each one's loss and count, and the sums of all processes.
 
-    sums (4,) float64 on the device: loss, supervised tokens, the gradient's squares, tokens; share: what the sum of
-    the processes' gradients must be multiplied with.
+    sums (5,) float64 on the device: loss, supervised tokens, the gradient's squares, tokens, pictures; share: what the
+    sum of the processes' gradients must be multiplied with.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Update:
         """The step's figures; waits for this step alone, not for what was launched since."""
         if self._arrived is not None:
             self._arrived.synchronize()
-        total, count, squares, tokens = self._figures.tolist()
+        total, count, squares, tokens, pictures = self._figures.tolist()
         loss = total / count if count else math.nan
         norm = math.sqrt(squares) * self.share / count if count else math.nan
-        return Done(loss, norm, int(count), int(tokens))
+        return Done(loss, norm, int(count), int(tokens), int(pictures))
