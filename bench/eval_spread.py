@@ -21,8 +21,8 @@ from pathlib import Path
 from record import circumstances
 
 from vlmamba.data.dialogues import with_article
-from vlmamba.data.mini import class_name
 from vlmamba.data.packs import open_pack
+from vlmamba.data.photos import class_name
 
 SEED = 0
 LISTS = ("random", "popular", "adversarial")

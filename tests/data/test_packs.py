@@ -5,8 +5,9 @@ import pytest
 from pack_files import write_pack
 from PIL import Image
 
-from vlmamba.data.mini import class_name, training_packs
+from vlmamba.data.mini import training_packs
 from vlmamba.data.packs import open_pack, square_pixels
+from vlmamba.data.photos import class_name
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from vlmamba.data.mini import MiniPictures, MiniTexts
 from vlmamba.train import overrides, run
 
 SMALL = [
-    "steps=1", "batch_size=12", "precision=float32", "log_interval=1", "drawn=6", "words=6",
+    "steps=1", "batch_size=12", "precision=float32", "log_interval=1", "drawn=6", "words=6", "scenes=6",
+    "boxes=6",
     "model.vision.hidden_size=32", "model.vision.intermediate_size=32", "model.vision.num_hidden_layers=1",
     "model.text.d_model=16", "model.text.n_layer=1", "model.text.vocab_size=800",
 ]  # fmt: skip
@@ -66,9 +67,9 @@ def test_the_first_stage_trains_the_tower_of_the_model_itself(packs, tmp_path):
 
 
 def test_validation_packs_and_words_to_read_stay_out(packs):
-    pictures = MiniPictures(str(packs), drawn=3, words=3)
+    pictures = MiniPictures(str(packs), drawn=3, words=3, boxes=3)
     names = [source.name for source in pictures.sources()]
-    assert names == ["caltech101", "cifar10", "iiit5k_train", "drawn", "words"]
+    assert names == ["cifar10", "caltech101", "iiit5k_train", "boxes", "drawn", "words"]
     told = " ".join(pictures.texts())
     assert "ship" in told
     assert "OPEN" not in told
@@ -77,7 +78,7 @@ def test_validation_packs_and_words_to_read_stay_out(packs):
 def test_texts_have_no_pictures(packs):
     recipe = overrides.apply(recipes.mini(), [f"packs={packs}", *SMALL])
     processor = recipe.parts.processor(recipe.model, recipe.image, recipe.template)
-    batch = MiniTexts(str(packs), drawn=6, words=6).batches(processor, 4, 64, 0).batch(0)
+    batch = MiniTexts(str(packs), drawn=6, words=6, boxes=6).batches(processor, 4, 64, 0).batch(0)
     assert batch.pixel_values is None
     assert (batch.input_ids != recipe.model.image_token_id).all()
 

@@ -100,10 +100,11 @@ def _scatter(rng: random.Random) -> Box:
 def _balanced(boxes: list[Box], claims: list[Claim], rng: random.Random) -> tuple[str, bool]:
     """A claim that is as often true as false: the wanted truth is drawn first, then claims until one has it."""
     wanted = rng.random() < 0.5
+    words, holds = rng.choice(claims)(boxes, rng)
     for _ in range(40):
-        words, holds = rng.choice(claims)(boxes, rng)
         if holds == wanted:
             break
+        words, holds = rng.choice(claims)(boxes, rng)
     return _typed(words, rng), holds
 
 

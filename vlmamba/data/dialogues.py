@@ -45,7 +45,7 @@ def with_article(name: str) -> str:
 
 def naming(name: str, rng: random.Random) -> tuple[str, str]:
     question = rng.choice(NAMING)
-    if rng.random() < 0.25:
+    if question.startswith("Wh") and rng.random() < 0.25:
         question = rng.choice(OPENING).format(q=question[0].lower() + question[1:])
     return question + rng.choice(SHORTLY), name
 

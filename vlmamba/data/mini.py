@@ -1,21 +1,17 @@
-"""What the mini model learns from: the picture packs, easy-VQA, drawn pictures and rendered words.
+"""What the mini model learns from: the picture packs, easy-VQA, drawn pictures, composed scenes and rendered words.
 
 The packs come from a directory (see `data/packs.py`); a pack that is absent is left out, and said so.
 """
 
-import gzip
 import importlib.resources
 import io
 import json
 import logging
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +21,25 @@ from PIL import Image
 from vlmamba.data import dialogues
 from vlmamba.data.augment import GENTLE_PHOTO, LAYOUT, PHOTO, TEXT, Policy
 from vlmamba.data.batches import Batches
+from vlmamba.data.boxes import BoxPictures
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.lettering import MASK
+from vlmamba.data.made import made
 from vlmamba.data.mixture import Mixture, Source, Texts
+from vlmamba.data.near_duplicates import without_near_duplicates
 from vlmamba.data.packs import Pack, find_packs, open_pack, square_pixels
+from vlmamba.data.photos import (
+    FASHION,
+    class_name,
+    coloured_source,
+    fashion,
+    fashion_files,
+    named_source,
+    photo_source,
+    placed_source,
+)  # fmt: skip
+from vlmamba.data.scenes import Scenes, stamps
 from vlmamba.data.words import FONT_DIRECTORIES, WordMasks, find_fonts, spelt
 from vlmamba.processing import Processor
 
@@ -37,53 +47,10 @@ log = logging.getLogger("vlmamba")
 # index -> a picture and a dialogue about it; must be picklable
 Draw = Callable[[int], tuple[Image.Image, Dialogue]]
 
-# Names that a sentence can hold, where the set's own label is not one.
-NAMES = {
-    "Faces": "face",
-    "Faces_easy": "face",
-    "Leopards": "leopard",
-    "Motorbikes": "motorbike",
-    "airplanes": "airplane",
-    "car_side": "car",
-    "longsleeve": "long-sleeved shirt",
-    "outwear": "outerwear",
-    "water_lilly": "water lily",
-}
-FASHION = (
-    "t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
 FASHION_DIRECTORIES = ("/usr/share/datasets/fashion-mnist",)
 DICTIONARIES = ("/usr/share/dict/words",)
 VALIDATION_ONLY = ("_dev", "_validation")
-
-
-def class_name(label: str) -> str:
-    """A class label as the model says it: "windsor_chair" -> "windsor chair"."""
-    return NAMES.get(label, label.replace("_", " "))
-
-
-def photo_source(
-    packs: Sequence[Pack],
-    share: float,
-    size: int,
-    what: str,
-    per_picture: int,
-    policy: Policy = PHOTO,
-) -> Source:
-    """Pictures of one named thing each, with `per_picture` dialogues about every picture; packs of one set together."""
-    names = [class_name(label) for label in packs[0].classes]
-    classes = np.concatenate([pack.arrays["y"] for pack in packs]).astype(np.int64)
-
-    def dialogue(k: int, rng: random.Random) -> Dialogue:
-        name = names[classes[k]]
-        absent = [other for other in names if other != name]
-        return dialogues.about_object(name, absent, what, rng)
-
-    picture = np.repeat(np.arange(len(classes)), per_picture)
-    told = [dialogue(int(k), random.Random(i)) for i, k in enumerate(picture)]
-    pixels = np.concatenate([square_pixels(pack, size) for pack in packs])
-    name = packs[0].name.split("_")[0]
-    return Source(name, pixels, picture, told, policy, share, classes, len(names))
+LANDSCAPES = ("cliff", "lakeside", "seashore", "alp")  # grounds of composed scenes
 
 
 def sign_source(pack: Pack, share: float, size: int, per_picture: int) -> Source:
@@ -97,36 +64,19 @@ def sign_source(pack: Pack, share: float, size: int, per_picture: int) -> Source
     return Source(pack.name, pixels, picture, told, TEXT, share, letters=letters)
 
 
-def fashion_source(directories: Sequence[str | Path], share: float) -> Source | None:
-    """Fashion-MNIST's train split from its own files in one of the directories; None where there are none."""
-    for directory in directories:
-        files = [
-            Path(directory) / f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1")
+def truth_source(pack: Pack, share: float, size: int, per_picture: int = 4) -> Source:
+    """NLVR's boxes and what people said about them."""
+    items = [pack.meta["items"][i] for i in pack.arrays["i"]]
+    picture = np.repeat(np.arange(len(pack)), per_picture)
+    told = [
+        [
+            dialogues.truth(
+                items[k]["sentence"].strip(), items[k]["label"] == "true", random.Random(i)
+            )
         ]
-        if all(file.is_file() for file in files):
-            pixels, classes = fashion(directory, "train")
-            told = [
-                dialogues.about_object(
-                    FASHION[k],
-                    [n for n in FASHION if n != FASHION[k]],
-                    "grey photo",
-                    random.Random(i),
-                )
-                for i, k in enumerate(classes)
-            ]
-            picture = np.arange(len(pixels))
-            return Source("fashion", pixels, picture, told, PHOTO, share, classes, len(FASHION))
-    log.warning("Fashion-MNIST is not there, it is left out: see docs/training.md")
-    return None
-
-
-def fashion(directory: str | Path, split: str) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Pictures (n, 28, 28, 3), light on dark as in the set, and classes (n,) of a split, "train" or "t10k"."""
-    with gzip.open(Path(directory) / f"{split}-images-idx3-ubyte.gz") as file:
-        grey = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, 28, 28)
-    with gzip.open(Path(directory) / f"{split}-labels-idx1-ubyte.gz") as file:
-        classes = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int64)
-    return np.repeat(grey[..., None], 3, 3), classes
+        for i, k in enumerate(picture)
+    ]
+    return Source(pack.name, square_pixels(pack, size), picture, told, LAYOUT, share)
 
 
 def easy_vqa_source(share: float) -> Source | None:
@@ -162,47 +112,26 @@ def easy_vqa(split: str) -> tuple[dict[int, Image.Image], list[tuple[str, str, i
     return pictures, [tuple(question) for question in questions]
 
 
+def fashion_source(directories: Sequence[str | Path], share: float) -> Source | None:
+    """Fashion-MNIST's train split; None where none of the directories holds it."""
+    directory = fashion_files(directories, "train")
+    if directory is None:
+        log.warning("Fashion-MNIST is not there, it is left out: see docs/training.md")
+        return None
+    pixels, classes = fashion(directory, "train")
+    return named_source("fashion", pixels, classes, FASHION, share, "grey photo")
+
+
 def drawn_source(name: str, draw: Draw, count: int, policy: Policy, share: float) -> Source:
-    """`count` pictures that the package draws itself, by one process a core."""
-    chunks = _made(_Drawing(draw), count)
-    pixels = np.concatenate([np.stack([picture for picture, _ in chunk]) for chunk in chunks])
-    told = [told for chunk in chunks for _, told in chunk]
-    return Source(name, pixels, np.arange(count), told, policy, share)
-
-
-def words_source(lettering: WordMasks, count: int, share: float) -> Source:
-    """`count` masks of words, which become pictures on the device."""
-    made = [item for chunk in _made(lettering.draw, count) for item in chunk]
-    masks, aspects, words, told = zip(*made, strict=True)
-    letters = np.array([spelt(word) for word in words])
-    return Source(
-        "words", np.stack(masks), np.arange(count), told, TEXT, share,
-        letters=letters, aspects=np.array(aspects, np.float32),
-    )  # fmt: skip
-
-
-def _made(draw: Callable[[int], Any], count: int, chunk: int = 256) -> list[list[Any]]:
-    """What `draw` makes of 0 to count - 1, in chunks, by one process a core."""
-    starts = range(0, count, chunk)
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_Chunk(draw, chunk, count), starts))
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """What a run of indices becomes; a class, because processes need what they can name."""
-
-    draw: Callable[[int], Any]
-    size: int
-    count: int
-
-    def __call__(self, start: int) -> list[Any]:
-        return [self.draw(index) for index in range(start, min(start + self.size, self.count))]
+    """`count` pictures that the package draws itself."""
+    drawn = made(_Drawing(draw), count)
+    pixels = np.stack([picture for picture, _ in drawn])
+    return Source(name, pixels, np.arange(count), [told for _, told in drawn], policy, share)
 
 
 @dataclass(frozen=True)
 class _Drawing:
-    """The pixels of an index and its dialogue."""
+    """The pixels of an index and its dialogue; a class, because processes need what they can name."""
 
     draw: Draw
 
@@ -211,8 +140,19 @@ class _Drawing:
         return np.asarray(picture.convert("RGB")), told
 
 
+def words_source(lettering: WordMasks, count: int, share: float) -> Source:
+    """`count` masks of words, which become pictures on the device."""
+    masks, aspects, words, told = zip(*made(lettering.draw, count), strict=True)
+    letters = np.array([spelt(word) for word in words])
+    return Source(
+        "words", np.stack(masks), np.arange(count), told, TEXT, share,
+        letters=letters, aspects=np.array(aspects, np.float32),
+    )  # fmt: skip
+
+
 def training_packs(directory: str | Path) -> dict[str, Pack]:
-    """The packs of a directory that may be trained on; those for validation are never opened."""
+    """The packs of a directory that may be trained on, without near-duplicates of validation pictures; packs for
+    validation are never opened."""
     paths = find_packs(directory)
     allowed = {
         name: path
@@ -223,7 +163,7 @@ def training_packs(directory: str | Path) -> dict[str, Pack]:
         raise FileNotFoundError(
             f"{directory} holds no training packs (*.npz): see docs/training.md"
         )
-    return {name: open_pack(path) for name, path in allowed.items()}
+    return {name: without_near_duplicates(open_pack(path)) for name, path in allowed.items()}
 
 
 @dataclass(frozen=True)
@@ -236,13 +176,16 @@ class MiniPictures:
     packs: str = "packs"
     size: int = 128  # pixels
     drawn: int = 60_000  # pictures of shapes
+    scenes: int = 100_000  # composed scenes
+    boxes: int = 60_000  # pictures of three boxes
     words: int = 250_000  # masks of words
     seed: int = 0
     gentle: bool = False
     compile: bool = False  # torch.compile for the views
 
     def sources(self) -> list[Source]:
-        sources = _sources(self.packs, self.size, self.drawn, self.words, self.seed)
+        counts = Counts(self.drawn, self.scenes, self.boxes, self.words)
+        sources = _sources(self.packs, self.size, counts, self.seed)
         if not self.gentle:
             return sources
         return [replace(s, policy=GENTLE_PHOTO) if s.policy == PHOTO else s for s in sources]
@@ -258,7 +201,8 @@ class MiniPictures:
         """What a tokenizer learns from. Words to be read are left out, so that they are spelt in short pieces."""
         for source in self.sources():
             if source.letters is None:
-                for dialogue in source.dialogues:
+                told = source.dialogues
+                for dialogue in random.Random(self.seed).sample(told, min(len(told), 10_000)):
                     yield from (f"{question}\n {answer}" for question, answer in dialogue)
 
 
@@ -282,31 +226,61 @@ class MiniTexts(MiniPictures):
         return Texts(chosen, processor, batch_size, seed, max_length, _device())
 
 
+@dataclass(frozen=True)
+class Counts:
+    """How many pictures of each kind are made."""
+
+    drawn: int
+    scenes: int
+    boxes: int
+    words: int
+
+
 @lru_cache(maxsize=1)
-def _sources(packs: str, size: int, drawn: int, words: int, seed: int) -> list[Source]:
+def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
     """Everything at hand, with its share of a batch; kept, since every stage of a run asks for it."""
     opened = training_packs(packs)
+    sets = _by_set(opened)
     found: list[Source | None] = []
-    for name, packs_of in _by_set(opened).items():
-        if name == "tiny64":
-            found.append(photo_source(packs_of, 24, 64, "photo", per_picture=1))
-        elif name == "cifar10":
-            found.append(photo_source(packs_of, 14, 32, "small photo", per_picture=1))
-        elif name == "caltech101":
-            found.append(photo_source(packs_of, 10, size, "picture", per_picture=6))
-        elif name == "clothing":
-            found.append(photo_source(packs_of, 5, size, "photo", per_picture=6))
-        elif name == "iiit5k":
-            found.append(sign_source(packs_of[0], 3, size, per_picture=4))
+    if tiny := sets.get("tiny64"):
+        photos = photo_source(tiny, 26, 64, "photo", per_picture=2)
+        found += [photos, placed_source(photos, tiny, 3)]
+    if cifar := sets.get("cifar10"):
+        found.append(photo_source(cifar, 14, 32, "small photo", per_picture=2))
+    if caltech := sets.get("caltech101"):
+        found.append(photo_source(caltech, 10, size, "picture", per_picture=12))
+    if clothing := sets.get("clothing"):
+        photos = photo_source(clothing, 5, size, "photo", per_picture=12)
+        names = [class_name(label) for label in clothing[0].classes]
+        found += [photos, coloured_source(photos, names, 1.5)]
     found.append(fashion_source((Path(packs) / "fashion-mnist", *FASHION_DIRECTORIES), 3))
-    found.append(easy_vqa_source(4))
+    if signs := sets.get("iiit5k"):
+        found.append(sign_source(signs[0], 3, size, per_picture=6))
+    if nlvr := sets.get("nlvr"):
+        found.append(truth_source(nlvr[0], 1, size))
+    if tux := sets.get("tuxpaint"):
+        learnt, _ = stamps(tux[0])
+        scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed)
+        found.append(drawn_source("scenes", scenes.draw, counts.scenes, LAYOUT, 8))
+    found.append(easy_vqa_source(3))
+    found.append(drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 4))
+    drawing = Drawing(size=size, seed=seed)
+    found.append(drawn_source("drawn", drawing.draw, counts.drawn, LAYOUT, 5))
     spoken = tuple(sorted({word for pack in opened.values() for word in _words(pack)}))
-    found.append(drawn_source("drawn", Drawing(size=size, seed=seed).draw, drawn, LAYOUT, 8))
-    fonts = tuple(find_fonts((*FONT_DIRECTORIES, Path(packs) / "fonts")))
     dictionary = _dictionary((Path(packs) / "words.txt", *DICTIONARIES)) or spoken
+    fonts = tuple(find_fonts((*FONT_DIRECTORIES, Path(packs) / "fonts")))
     lettering = WordMasks(dictionary, spoken, fonts, *MASK, seed)
-    found.append(words_source(lettering, words, 12))
+    found.append(words_source(lettering, counts.words, 12))
     return [source for source in found if source is not None]
+
+
+def landscapes(tiny: Sequence[Pack], count: int = 400) -> tuple[bytes, ...]:
+    """Photographs of Tiny-ImageNet in which no single thing stands out, encoded."""
+    found: list[bytes] = []
+    for pack in tiny[:1]:
+        names = pack.classes
+        found += [pack.encoded(k) for k, y in enumerate(pack.arrays["y"]) if names[y] in LANDSCAPES]
+    return tuple(found[:: max(1, len(found) // count)][:count])
 
 
 def _by_set(opened: dict[str, Pack]) -> dict[str, list[Pack]]:

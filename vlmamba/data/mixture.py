@@ -49,10 +49,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Rows:
-    """Dialogues as tokens: input_ids and labels (n, l), right-padded."""
+    """Dialogues as tokens: input_ids and labels (n, l), right-padded, and which dialogues these are (n,)."""
 
     input_ids: NDArray[np.int32]
     labels: NDArray[np.int32]
+    kept: NDArray[np.int64]
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Texts:
         rows = encode(dialogues, processor, 0, max_text_tokens)
         self.input_ids = torch.from_numpy(rows.input_ids).to(device).long()
         self.labels = torch.from_numpy(rows.labels).to(device).long()
-        self.order = _Order(len(dialogues), seed, torch.device(device))
+        self.order = _Order(len(rows.kept), seed, torch.device(device))
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -192,17 +193,22 @@ class Texts:
 def encode(
     dialogues: Sequence[Dialogue], processor: Processor, pictures: int, max_text_tokens: int
 ) -> Rows:
-    """Ids and labels of dialogues about `pictures` pictures each; turns past `max_text_tokens` are left out."""
+    """Ids and labels of dialogues about `pictures` pictures each; turns past `max_text_tokens` are left out, and
+    dialogues of which no turn fits. Raises ValueError when none is left."""
     limit = pictures * processor.num_patches + max_text_tokens
     with ProcessPoolExecutor(os.cpu_count()) as pool:
         encoded = list(pool.map(_Encoding(processor, pictures, limit), dialogues, chunksize=512))
+    kept = np.array([row for row, (ids, _) in enumerate(encoded) if ids], np.int64)
+    if not len(kept):
+        raise ValueError(f"no turn fits into {max_text_tokens} tokens, such as {dialogues[0]!r}")
+    encoded = [encoded[row] for row in kept]
     length = max(len(ids) for ids, _ in encoded)
     input_ids = np.full((len(encoded), length), processor.pad_token_id, np.int32)
     labels = np.full((len(encoded), length), IGNORE_INDEX, np.int32)
     for row, (ids, wanted) in enumerate(encoded):
         input_ids[row, : len(ids)] = ids
         labels[row, : len(ids)] = wanted
-    return Rows(input_ids, labels)
+    return Rows(input_ids, labels, kept)
 
 
 @dataclass(frozen=True)
@@ -223,7 +229,7 @@ class _Encoding:
             ids, labels = self.processor.training_ids(turns)
             if len(ids) <= self.limit:
                 return ids, labels
-        raise ValueError(f"every turn is longer than {self.limit} tokens: {dialogue[0]!r}")
+        return [], []
 
 
 class _Order:
@@ -253,7 +259,7 @@ class _OnDevice:
         self.name, self.policy, self.num_classes = source.name, source.policy, source.num_classes
         n = len(source.pixels)
         self.pixels = _uploaded(source, size, device)
-        self.picture = torch.from_numpy(source.picture).to(device)
+        self.picture = torch.from_numpy(source.picture[rows.kept]).to(device)
         self.input_ids = torch.from_numpy(rows.input_ids).to(device).long()
         self.labels = torch.from_numpy(rows.labels).to(device).long()
         classes = source.classes if source.classes is not None else np.full(n, -1)
@@ -263,7 +269,7 @@ class _OnDevice:
         self.aspects = (
             None if source.aspects is None else torch.from_numpy(source.aspects).to(device)
         )
-        self.order = _Order(len(source.picture), seed, device)
+        self.order = _Order(len(rows.kept), seed, device)
 
     def widen(self, length: int, pad: int) -> None:
         """All sources' rows in one length, so that they can be stacked."""

@@ -1,0 +1,157 @@
+"""Composed scenes, boxes and labelled photographs: what is said of them is true."""
+
+import random
+
+import numpy as np
+import pytest
+from pack_files import write_pack
+from PIL import Image
+
+from vlmamba.data.boxes import SCATTER_CLAIMS, TOWER_CLAIMS, BoxPictures, Item
+from vlmamba.data.near_duplicates import without_near_duplicates
+from vlmamba.data.packs import Pack, open_pack
+from vlmamba.data.photos import colour_of, place_of
+from vlmamba.data.scenes import HELD_OUT, Scenes, Stamp, plural, stamps
+
+
+@pytest.fixture
+def pack(tmp_path):
+    paths, captions = [], []
+    for folder, name in (("animals/mammals", "cow"), ("food/fruit", "pear")):
+        for k in range(HELD_OUT + 1):
+            paths.append(f"{folder}/{name}{k}.png")
+            captions.append(f"A {name}.")
+    paths += ["symbols/alphabets/a.png", "animals/x.png"]
+    captions += ["The letter.", "It sings and dances all day long."]
+    pictures = [Image.new("RGBA", (20, 10), (9 * k, 0, 0, 255)) for k in range(len(paths))]
+    meta = {"path": paths, "captions": captions}
+    write_pack(tmp_path / "tux.npz", pictures, i=np.arange(len(paths)), meta=meta)
+    return open_pack(tmp_path / "tux.npz")
+
+
+def test_some_stamps_are_held_out_and_captions_that_name_nothing_left_out(pack):
+    learnt, held = stamps(pack)
+    assert len(learnt) == 2 * HELD_OUT
+    assert [(s.name, s.kind) for s in held] == [("cow", "animal"), ("pear", "fruit")]
+    assert not {s.encoded for s in learnt} & {s.encoded for s in held}
+
+
+def red_and_blue(pack):
+    """Scenes of red animals and blue fruits on white."""
+    red, blue = (
+        Stamp(name, kind, pack.encoded(0)) for name, kind in (("cow", "animal"), ("pear", "fruit"))
+    )
+    return Scenes((red, blue), (), 60)
+
+
+def test_relations_and_counts_are_those_of_the_picture(pack, monkeypatch):
+    pasted = []
+    monkeypatch.setattr(
+        Scenes,
+        "_paste",
+        lambda self, placed, rng: pasted.append(placed) or Image.new("RGB", (4, 4)),
+    )
+    scenes = red_and_blue(pack)
+    for index in range(40):
+        _, question, answer = scenes.exam(index, "relation")
+        (one, (x, y, _)), (_, (u, v, _)) = pasted[-1]
+        assert question.index(one.kind) < question.index(" or ")
+        true = {"left": x < u, "right": x > u, "above": y < v, "below": y > v}
+        assert true[answer]
+        assert abs(x - u) + abs(y - v) > 0.3
+        _, question, answer = scenes.exam(index, "count")
+        asked = "animal" if "animals" in question else "fruit"
+        assert answer == str(sum(stamp.kind == asked for stamp, _ in pasted[-1]))
+
+
+def test_a_scene_is_the_same_every_time(pack):
+    scenes = red_and_blue(pack)
+    for index in range(12):
+        picture, told = scenes.draw(index)
+        again, told_again = scenes.draw(index)
+        assert picture.tobytes() == again.tobytes()
+        assert told == told_again
+        assert all(question and answer for question, answer in told)
+
+
+def test_plurals():
+    assert [plural(n) for n in ("cow", "cherry", "box", "snowman", "toy", "church")] == [
+        "cows", "cherries", "boxes", "snowmen", "toys", "churches",
+    ]  # fmt: skip
+
+
+def test_claims_about_boxes_are_as_often_true_as_false():
+    boxes = BoxPictures(32)
+    answers = [answer for k in range(300) for _, answer in boxes.draw(k)[1]]
+    assert 0.42 < sum(a in ("yes", "true") for a in answers) / len(answers) < 0.58
+
+
+def test_claims_know_what_is_true():
+    tower = [
+        [Item("square", "black", 40, 80, 20), Item("square", "blue", 40, 59, 20)],
+        [Item("square", "blue", 40, 80, 20)],
+        [Item("square", "blue", 40, 80, 20)],
+    ]
+    said = {}
+    for seed in range(12000):
+        rng = random.Random(seed)
+        words, holds = rng.choice(TOWER_CLAIMS)(tower, rng)
+        said[words] = holds
+    assert said["there is a blue tower"]
+    assert not said["there is a yellow tower"]
+    assert said["there is no yellow block as the top of a tower"]
+    assert said["there are exactly 3 towers with a blue block at the top"]
+    assert not said["there are exactly 3 towers with a blue block at the base"]
+    assert said["there is a black block as the base of a tower with exactly two blocks"]
+    assert said["there are exactly 3 blue blocks"]
+    scatter = [[Item("circle", "yellow", 0, 30, 20)], [], [Item("triangle", "blue", 30, 30, 20)]]
+    said = {}
+    for seed in range(12000):
+        rng = random.Random(seed)
+        words, holds = rng.choice(SCATTER_CLAIMS)(scatter, rng)
+        said[words] = holds
+    assert said["there is a circle touching the edge"]
+    assert not said["there is a triangle touching the edge"]
+    assert said["there is no square"]
+    assert said["there is exactly one circle"]
+    assert not said["every box contains a circle"]
+
+
+@pytest.mark.parametrize(
+    ("box", "place"),
+    [
+        ((0, 0, 0.3, 0.3), "top left"),
+        ((0.7, 0.3, 1.0, 0.7), "right"),
+        ((0.3, 0.3, 0.7, 0.7), "in the middle"),
+        ((0.0, 0.0, 1.0, 0.9), None),
+        ((0.2, 0.4, 0.57, 0.6), None),
+    ],
+)
+def test_places(box, place):
+    assert place_of(*box) == place
+
+
+@pytest.mark.parametrize(
+    ("rgb", "name"),
+    [
+        ((200, 20, 20), "red"), ((30, 60, 180), "blue"), ((250, 250, 250), "white"), ((20, 20, 22), "black"),
+        ((110, 70, 35), "brown"), ((128, 128, 128), "gray"), ((40, 140, 60), "green"),
+    ],
+)  # fmt: skip
+def test_colours(rgb, name):
+    assert colour_of(np.full((32, 32, 3), rgb, np.uint8)) == name
+
+
+def test_a_middle_of_many_colours_has_none():
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert colour_of(noise) is None
+
+
+def test_near_duplicates_are_left_out_of_the_pack_that_they_are_listed_for():
+    offsets = np.arange(986)
+    pack = Pack("nlvr_hidden", bytes(985), offsets, {"i": np.arange(985)}, {})
+    kept = without_near_duplicates(pack)
+    assert len(kept) == 969
+    assert 135 not in kept.arrays["i"]
+    other = Pack("nlvr_hidden", bytes(7), np.arange(8), {"i": np.arange(7)}, {})
+    assert without_near_duplicates(other) is other

@@ -1,0 +1,245 @@
+"""Scenes put together from cut-out pictures of things: how many there are, and what stands where.
+
+The cut-outs are Tux Paint's stamps (pack `tuxpaint_160_rgba`), whose captions name them and whose folders say what
+kind of thing they are. Everything that a scene shows is known. Every seventh stamp of a kind is held out: it appears
+in the scenes that `bench/mini_quality.py` asks about and in no other.
+"""
+
+import io
+import random
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from PIL import Image
+
+from vlmamba.data.dialogues import Dialogue, naming, with_article
+from vlmamba.data.packs import Pack
+from vlmamba.data.wordings import DESCRIBING, YES_OR_NO
+
+KINDS = {
+    "animals": "animal", "food/fruit": "fruit", "food/vegetables": "vegetable", "vehicles": "vehicle",
+    "town/houses": "building", "plants/flowers": "flower", "hobbies/music": "instrument", "household/tools": "tool",
+}  # fmt: skip
+HELD_OUT = 7  # every so many stamps of a kind
+COUNTING = (
+    "How many {s} are there?", "How many {s} are in the picture?", "How many {s} do you see?", "Count the {s}.",
+    "What is the number of {s}?", "How many {s} can you count?", "How many {s} does the picture show?",
+)  # fmt: skip
+EITHER = (
+    "Is the {a} {one} or {other} the {b}?", "Is the {a} {one} the {b} or {other} it?",
+    "Tell me whether the {a} is {one} or {other} the {b}.",
+)  # fmt: skip
+RELATED = (
+    "Is the {a} {one} the {b}?", "Is there {an_a} {one} the {b}?", "Do you see the {a} {one} the {b}?",
+)  # fmt: skip
+BESIDE = (
+    "What is {one} the {b}?",
+    "Which thing is {one} the {b}?",
+    "What do you see {one} the {b}?",
+)
+OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A cut-out: its name, its kind ("" for none that is asked for) and the encoded picture with alpha."""
+
+    name: str
+    kind: str
+    encoded: bytes
+
+
+def stamps(pack: Pack) -> tuple[list[Stamp], list[Stamp]]:
+    """The stamps whose caption is a name: those to learn from, and those held out."""
+    learnt: list[Stamp] = []
+    held: list[Stamp] = []
+    seen: dict[str, int] = {}
+    for k in range(len(pack)):
+        row = pack.arrays["i"][k]
+        path, caption = pack.meta["path"][row], pack.meta["captions"][row]
+        named = re.fullmatch(r"(?:An?|The) ([A-Za-z\- ]+)[.!]", caption)
+        if named is None or path.startswith("symbols") or len(named[1].split()) > 3:
+            continue
+        kind = next((kind for folder, kind in KINDS.items() if path.startswith(folder)), "")
+        seen[kind] = seen.get(kind, 0) + 1
+        stamp = Stamp(named[1], kind, pack.encoded(k))
+        (held if kind and seen[kind] % HELD_OUT == 0 else learnt).append(stamp)
+    return learnt, held
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index."""
+
+    stamps: tuple[Stamp, ...]
+    grounds: tuple[bytes, ...]
+    size: int
+    seed: int = 0
+
+    def draw(self, index: int) -> tuple[Image.Image, Dialogue]:
+        rng = random.Random(f"{self.seed}/{index}/scene")
+        draw = rng.random()
+        if draw < 0.45:
+            return self.crowd(rng)
+        return self.pair(rng) if draw < 0.9 else self.single(rng)
+
+    def exam(self, index: int, form: str) -> tuple[Image.Image, str, str]:
+        """A scene with one question by kind, which stamps never seen before can be asked by: "count" or "relation"."""
+        rng = random.Random(f"{self.seed}/{index}/{form}")
+        if form == "count":
+            picture, things, _ = self._crowded(rng)
+            kind = things[0].kind
+            return picture, f"How many {plural(kind)} are there?", str(len(things))
+        picture, one, other, relation = self._paired(rng)
+        first, second = sorted((relation, OPPOSITE[relation]), key=lambda r: (r != "left of", r))
+        question = f"Is the {one.kind} {first} or {second} the {other.kind}?"
+        return picture, question, relation.removesuffix(" of")
+
+    def single(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
+        stamp = rng.choice(self.stamps)
+        at = (rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6), rng.uniform(0.6, 0.95))
+        dialogue = [naming(stamp.name, rng)]
+        if stamp.kind and rng.random() < 0.5:
+            dialogue.append(("What kind of thing is it?", stamp.kind))
+        return self._paste([(stamp, at)], rng), dialogue
+
+    def crowd(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
+        picture, things, others = self._crowded(rng)
+        kind, names = things[0].kind, {thing.name for thing in things}
+        asked = rng.choice((kind, kind, *(names if len(names) == 1 else ())))
+        count = len(things)
+        turns = [(rng.choice(COUNTING).format(s=plural(asked)), str(count))]
+        if rng.random() < 0.4:
+            word = rng.choice(("things", "objects"))
+            turns.append((rng.choice(COUNTING).format(s=word), str(count + len(others))))
+        if rng.random() < 0.3:
+            said = (
+                count if rng.random() < 0.5 else rng.choice([n for n in range(1, 7) if n != count])
+            )
+            words = f"{NUMBERS[said]} {asked if said == 1 else plural(asked)}"
+            verb = "Is" if said == 1 else "Are"
+            question = f"{verb} there {rng.choice(('', 'exactly '))}{words}?" + rng.choice(
+                YES_OR_NO
+            )
+            turns.append((question, "yes" if said == count else "no"))
+        if rng.random() < 0.2:
+            some = f"{NUMBERS[count]} {asked if count == 1 else plural(asked)}"
+            turns.append((rng.choice(DESCRIBING), f"{some[:1].upper()}{some[1:]}."))
+        rng.shuffle(turns)
+        return picture, turns
+
+    def pair(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
+        picture, one, other, relation = self._paired(rng)
+        if rng.random() < 0.5:
+            one, other, relation = other, one, OPPOSITE[relation]
+        a, b = (one.name, other.name) if rng.random() < 0.5 else (one.kind, other.kind)
+        first, second = rng.sample((relation, OPPOSITE[relation]), 2)
+        either = rng.choice(EITHER).format(a=a, b=b, one=first, other=second)
+        asked = relation if rng.random() < 0.5 else OPPOSITE[relation]
+        related = rng.choice(RELATED).format(a=a, an_a=with_article(a), b=b, one=asked)
+        turns = [
+            (either, relation.removesuffix(" of")),
+            (related + rng.choice(YES_OR_NO), "yes" if asked == relation else "no"),
+            (rng.choice(BESIDE).format(one=relation, b=b), with_article(one.name)),
+            (
+                rng.choice(DESCRIBING),
+                _sentence(f"{with_article(one.name)} {relation} {with_article(other.name)}"),
+            ),
+        ]
+        return picture, rng.sample(turns, 3)
+
+    def _crowded(self, rng: random.Random) -> tuple[Image.Image, list[Stamp], list[Stamp]]:
+        """One to six of a kind, equal or different ones, and up to two of another kind."""
+        kind, other = rng.sample(sorted({s.kind for s in self.stamps if s.kind}), 2)
+        count = rng.randint(1, 6)
+        of_kind = [s for s in self.stamps if s.kind == kind]
+        things = (
+            rng.choices(of_kind, k=count) if rng.random() < 0.5 else [rng.choice(of_kind)] * count
+        )
+        others = rng.choices(
+            [s for s in self.stamps if s.kind == other], k=rng.choice((0, 0, 1, 2))
+        )
+        cells = rng.sample(range(9), count + len(others))
+        placed = [
+            (
+                stamp,
+                (
+                    (cell % 3 + 0.5) / 3 + rng.uniform(-0.03, 0.03),
+                    (cell // 3 + 0.5) / 3 + rng.uniform(-0.03, 0.03),
+                    rng.uniform(0.22, 0.3),
+                ),
+            )
+            for stamp, cell in zip([*things, *others], cells, strict=True)
+        ]
+        return self._paste(placed, rng), things, others
+
+    def _paired(self, rng: random.Random) -> tuple[Image.Image, Stamp, Stamp, str]:
+        """Two things of different kinds, beside or above each other; where the first is, seen from the second."""
+        kinds = rng.sample(sorted({s.kind for s in self.stamps if s.kind}), 2)
+        one, other = (rng.choice([s for s in self.stamps if s.kind == kind]) for kind in kinds)
+        relation = rng.choice(list(OPPOSITE))
+        low, high = rng.uniform(0.2, 0.28), rng.uniform(0.72, 0.8)
+        start, end = (low, high) if relation in ("left of", "above") else (high, low)
+        aside = [0.5 + rng.uniform(-0.12, 0.12) for _ in range(2)]
+        upright = relation in ("above", "below")
+        centres = [(a, x) if upright else (x, a) for x, a in zip((start, end), aside, strict=True)]
+        placed = [
+            (stamp, (x, y, rng.uniform(0.3, 0.44)))
+            for stamp, (x, y) in zip((one, other), centres, strict=True)
+        ]
+        return self._paste(placed, rng), one, other, relation
+
+    def _paste(
+        self, placed: list[tuple[Stamp, tuple[float, float, float]]], rng: random.Random
+    ) -> Image.Image:
+        """Stamps at (x, y) with their longer side, all as parts of the picture's side."""
+        canvas = self._ground(rng)
+        for stamp, (x, y, side) in placed:
+            cutout = _decoded(stamp.encoded)
+            scale = side * self.size / max(cutout.size)
+            small = cutout.resize(
+                (max(1, round(cutout.width * scale)), max(1, round(cutout.height * scale))),
+                Image.Resampling.BILINEAR,
+            )
+            if rng.random() < 0.5:
+                small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            at = round(x * self.size - small.width / 2), round(y * self.size - small.height / 2)
+            canvas.paste(small, at, small)
+        return canvas
+
+    def _ground(self, rng: random.Random) -> Image.Image:
+        if self.grounds and rng.random() < 0.4:
+            photo = _decoded(rng.choice(self.grounds)).convert("RGB")
+            return photo.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        bright = rng.random() < 0.7
+        colour = tuple(rng.randint(150, 255) if bright else rng.randint(20, 150) for _ in range(3))
+        return Image.new("RGB", (self.size, self.size), colour)
+
+
+@lru_cache(maxsize=4096)
+def _decoded(encoded: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(encoded)).convert("RGBA")
+
+
+def plural(name: str) -> str:
+    """The plural of a thing's name."""
+    if name.endswith("man"):
+        return name[:-3] + "men"
+    if name.endswith("y") and name[-2:-1] not in "aeiou":
+        return name[:-1] + "ies"
+    if name.endswith(("s", "x", "ch", "sh", "z")):
+        return name + "es"
+    irregular = {
+        "fish": "fish",
+        "fruit": "fruits",
+        "sheep": "sheep",
+        "mouse": "mice",
+        "goose": "geese",
+    }
+    return irregular.get(name, name + "s")
+
+
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}."
