@@ -17,8 +17,8 @@ class Batch:
     Pictures stand in `pixel_values` (images, c, h, w), or as what a frozen tower made of them in
     `features` (images, p, d_vision). Rows of unequal length carry an `attention_mask` (b, l), 0 at padding;
     packed rows carry `reset` (b, l) bool, true where a sample begins. `sample_ids` name the samples, for the
-    report when one is at fault; `num_tokens` counts real tokens (None: every position is one). A subclass may
-    add what its own objective needs.
+    report when one is at fault; `num_tokens` counts real tokens (None: every position is one); `skipped` says
+    which samples should be here and could not be read, and why. A subclass may add what its own objective needs.
     """
 
     input_ids: Tensor
@@ -29,6 +29,7 @@ class Batch:
     reset: Tensor | None = None
     sample_ids: tuple[str, ...] = ()
     num_tokens: int | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def token_count(self) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 
 from vlmamba.data.check import Fault, Report
 from vlmamba.data.faults import FAULTS
-from vlmamba.data.packing import pack_all
+from vlmamba.data.rows import fill_rows
 
 _BARS = 16  # of the histogram, up to the longest sample that fits
 _BAR_WIDTH = 40
@@ -115,7 +115,7 @@ def _pictures(report: Report) -> list[str]:
 
 def _fill(lengths: Sequence[int], max_length: int) -> str:
     fitting = [n for n in lengths if n <= max_length]
-    rows = pack_all(range(len(fitting)), fitting, max_length)
+    rows = fill_rows(range(len(fitting)), fitting, max_length)
     share = sum(fitting) / (max_length * len(rows)) if rows else 0
     return f"packed: {len(rows):,} rows of {max_length:,} tokens, {share:.1%} full"
 

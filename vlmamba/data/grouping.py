@@ -11,7 +11,11 @@ from vlmamba.data.samples import Budget, Samples, padded_batch
 
 
 class Grouped:
-    """Padded batches of `batch_size` samples, samples with and without pictures apart, shuffled every epoch."""
+    """Padded batches of `batch_size` samples, samples with and without pictures apart, shuffled every epoch.
+
+    `together` consecutive batches, those of an optimiser step, have about as many tokens each: so have the processes
+    that share the step.
+    """
 
     def __init__(
         self,
@@ -20,10 +24,12 @@ class Grouped:
         batch_size: int,
         seed: int,
         max_bad: float = 0.005,
+        together: int = 1,
     ) -> None:
         if not len(samples.lengths):
             raise ValueError("there is no sample to train on")
         self.samples, self.batch_size, self.seed = samples, batch_size, seed
+        self.together = together
         self.signed = [
             n if shows else -n for n, shows in zip(samples.lengths, has_picture, strict=True)
         ]
@@ -37,11 +43,12 @@ class Grouped:
         epoch, place = divmod(index, len(self))
         order = self.order(epoch)
         numbers = order[place * self.batch_size : (place + 1) * self.batch_size]
-        return padded_batch(self.budget.readable(self.samples, numbers), self.samples.processor)
+        read, skipped = self.budget.readable(self.samples, numbers)
+        return padded_batch(read, self.samples.processor, skipped)
 
     def _order(self, epoch: int) -> list[int]:
         generator = Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        return grouped_order(self.signed, self.batch_size, 1, generator)
+        return grouped_order(self.signed, self.batch_size, self.together, generator)
 
 
 def grouped_order(

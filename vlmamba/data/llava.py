@@ -26,14 +26,15 @@ class LlavaData:
     images: str  # the folder that the samples' picture paths start from
     packed: bool = True
     max_bad: float = 0.005  # share of samples that may be unreadable before training stops
+    together: int = 8  # consecutive batches with as many tokens each: those of an optimiser step
 
     def batches(
         self, processor: Processor, batch_size: int, max_length: int, seed: int
     ) -> Packed | Grouped:
         samples = LlavaSamples(self.file, self.images, processor, max_length)
         if self.packed:
-            return Packed(samples, batch_size, max_length, seed, self.max_bad)
-        return Grouped(samples, samples.has_picture, batch_size, seed, self.max_bad)
+            return Packed(samples, batch_size, max_length, seed, self.max_bad, self.together)
+        return Grouped(samples, samples.has_picture, batch_size, seed, self.max_bad, self.together)
 
 
 class LlavaSamples:

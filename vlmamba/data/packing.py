@@ -3,7 +3,6 @@
 A state-space model packs exactly: the state is reset where a sample begins, so neighbours cannot be seen.
 """
 
-from bisect import bisect_left, insort
 from collections.abc import Sequence
 from functools import lru_cache
 from threading import Lock
@@ -11,20 +10,29 @@ from threading import Lock
 import torch
 
 from vlmamba.data.batches import Batch
+from vlmamba.data.grouping import even_chunks
+from vlmamba.data.rows import fill_rows
 from vlmamba.data.samples import Budget, Samples, packed_batch
-
-WINDOW = 4096  # samples packed together; a larger window wastes less and mixes less
 
 
 class Packed:
     """Batches of `batch_size` packed rows of at most `max_length` tokens, reshuffled every epoch.
 
-    Rows form one endless sequence over the epochs, so no sample is lost or repeated at an epoch's end.
+    Rows form one endless sequence over the epochs, so no sample is lost or repeated at an epoch's end. `together`
+    consecutive batches, those of an optimiser step, have about as many tokens each: so have the processes that
+    share the step.
+
     Raises ValueError when there is no sample, or one longer than a row.
     """
 
     def __init__(
-        self, samples: Samples, batch_size: int, max_length: int, seed: int, max_bad: float = 0.005
+        self,
+        samples: Samples,
+        batch_size: int,
+        max_length: int,
+        seed: int,
+        max_bad: float = 0.005,
+        together: int = 1,
     ) -> None:
         if not len(samples.lengths):
             raise ValueError("there is no sample to train on")
@@ -33,7 +41,7 @@ class Packed:
                 f"a sample of {max(samples.lengths)} tokens does not fit a row of {max_length}"
             )
         self.samples, self.batch_size = samples, batch_size
-        self.max_length, self.seed = max_length, seed
+        self.max_length, self.seed, self.together = max_length, seed, together
         self.budget = Budget(int(max_bad * len(samples.lengths)))
         self._first_row = [0]  # of each epoch so far
         self._lock = Lock()  # several threads make batches
@@ -46,7 +54,8 @@ class Packed:
         first = index * self.batch_size
         rows = [self.row(number) for number in range(first, first + self.batch_size)]
         read = [self.budget.readable(self.samples, row) for row in rows]
-        return packed_batch(read, self.samples.processor)
+        skipped = [reason for _, reasons in read for reason in reasons]
+        return packed_batch([samples for samples, _ in read], self.samples.processor, skipped)
 
     def row(self, number: int) -> Sequence[int]:
         """The numbers of the samples in a row."""
@@ -60,38 +69,22 @@ class Packed:
                 epoch += 1
 
     def _pack(self, epoch: int) -> list[list[int]]:
-        order = shuffled(len(self.samples.lengths), self.seed, epoch)
-        rows = pack_all(order, self.samples.lengths, self.max_length)
-        return [rows[k] for k in shuffled(len(rows), self.seed, epoch)]
+        lengths = self.samples.lengths
+        rows = fill_rows(shuffled(len(lengths), self.seed, epoch), lengths, self.max_length)
+        loads = [sum(lengths[k] for k in row) for row in rows]
+        dealt = _deal(shuffled(len(rows), self.seed, epoch), loads, self.batch_size, self.together)
+        return [rows[k] for k in dealt]
 
 
-def pack_all(
-    numbers: Sequence[int], lengths: Sequence[int], max_length: int, window: int = WINDOW
-) -> list[list[int]]:
-    """Rows of samples, window by window in the given order; the emptiest row of a window goes on to the next."""
-    rows: list[list[int]] = []
-    left: list[int] = []
-    for start in range(0, len(numbers), window):
-        packed = pack([*left, *numbers[start : start + window]], lengths, max_length)
-        left = min(packed, key=lambda row: sum(lengths[k] for k in row))
-        rows += (row for row in packed if row is not left)
-    return [*rows, left] if left else rows
-
-
-def pack(numbers: Sequence[int], lengths: Sequence[int], max_length: int) -> list[list[int]]:
-    """Best-fit decreasing: the longest sample first, each into the fullest row that still holds it."""
-    rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # (free tokens, row), ascending
-    for k in sorted(numbers, key=lambda k: -lengths[k]):
-        place = bisect_left(room, (lengths[k], -1))
-        if place == len(room):
-            rows.append([])
-            free, row = max_length, len(rows) - 1
-        else:
-            free, row = room.pop(place)
-        rows[row].append(k)
-        insort(room, (free - lengths[k], row))
-    return rows
+def _deal(order: Sequence[int], loads: Sequence[int], batch_size: int, together: int) -> list[int]:
+    """The rows of each `together` batches, dealt to them so that their loads are alike."""
+    dealt: list[int] = []
+    size = batch_size * together
+    for start in range(0, len(order), size):
+        fullest_first = sorted(order[start : start + size], key=lambda k: -loads[k])
+        for chunk in even_chunks(fullest_first, loads, together):
+            dealt += chunk
+    return dealt
 
 
 def shuffled(count: int, seed: int, epoch: int) -> list[int]:
