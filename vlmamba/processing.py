@@ -83,13 +83,21 @@ def square_padding(
 
 def pixel_values(pictures: Sequence[Image.Image], settings: ImageSettings) -> Tensor:
     """RGB pictures of any sizes -> (images, c, h, w), float32."""
-    if not pictures:
-        return torch.zeros(0, 3, settings.image_size, settings.image_size)
-    return torch.stack([_pixels(picture, settings) for picture in pictures])
+    size = settings.image_size
+    pixels = np.empty((len(pictures), 3, size, size), dtype=np.float32)
+    mean, std = (np.array(v, np.float32)[:, None, None] for v in (settings.mean, settings.std))
+    for picture, values in zip(
+        pictures, pixels, strict=True
+    ):  # each where it stays: nothing is copied
+        values[:] = np.asarray(_square(picture, settings)).transpose(2, 0, 1)
+        values /= 255
+        values -= mean
+        values /= std
+    return torch.from_numpy(pixels)
 
 
-def _pixels(picture: Image.Image, settings: ImageSettings) -> Tensor:
-    """One picture -> (c, h, w)."""
+def _square(picture: Image.Image, settings: ImageSettings) -> Image.Image:
+    """A picture as the tower sees it, in 8 bits a channel."""
     size, method = settings.image_size, _RESAMPLING[settings.resample]
     if settings.aspect == "pad" and picture.width != picture.height:
         if max(picture.size) > _MAX_CANVAS:
@@ -99,10 +107,7 @@ def _pixels(picture: Image.Image, settings: ImageSettings) -> Tensor:
         canvas = Image.new("RGB", (side, side), colour)
         canvas.paste(picture, offset)
         picture = canvas
-    resized = np.array(picture.resize((size, size), method))  # (h, w, c)
-    mean, std = (torch.tensor(v)[:, None, None] for v in (settings.mean, settings.std))
-    values = torch.from_numpy(resized).permute(2, 0, 1).float()
-    return (values / 255 - mean) / std
+    return picture.resize((size, size), method)
 
 
 def modality_length(texts: Iterable[str], has_picture: bool) -> int:
@@ -205,7 +210,7 @@ class Processor:
             new = self._encode([piece])
             ids += new
             labels += new if piece.learnt else [IGNORE_INDEX] * len(new)
-        if all(label == IGNORE_INDEX for label in labels):
+        if all(label == IGNORE_INDEX for label in reversed(labels)):
             raise ValueError("the conversation has no assistant turn to learn from")
         return ids, labels
 

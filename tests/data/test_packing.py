@@ -150,9 +150,12 @@ def test_unreadable_samples_are_left_out_aloud_up_to_a_limit(caplog):
     assert not {"s3", "s7"} & set(batch.sample_ids)
     assert set(batch.skipped) == {f"a picture cannot be decoded: sample s{k}" for k in (3, 7)}
     assert "a picture cannot be decoded: sample s3" in caplog.text
+    caplog.clear()
     packed.batch(0)  # again: the same two
-    with pytest.raises(ValueError, match=r"2 samples could not be read, 1 may be \(max_bad\)"):
-        Packed(bad, batch_size=20, max_length=120, seed=0, max_bad=0.05).batch(0)
+    assert not caplog.text
+    assert packed.budget.exceeded(2) is None
+    assert "3 samples could not be read, max_bad allows 2" in str(packed.budget.exceeded(3))
+    assert packed.budget.exceeded(4, epochs=2) is None
 
 
 def test_a_skipped_sample_moves_no_other():

@@ -13,7 +13,7 @@ import torch
 import toy
 from processes import launch
 
-from vlmamba.data.samples import Sample
+from vlmamba.data.samples import Budget, Sample, TooManyBadError
 from vlmamba.train import checkpoint
 from vlmamba.train.held_out import HeldOut
 from vlmamba.train.loop import NonFiniteError, StageResult, language_loss, run_stage
@@ -44,6 +44,19 @@ class WithTexts(toy.RandomBatches):
             batch.pixel_values = None
             batch.input_ids[batch.input_ids == toy.IMAGE] = 5
         return batch
+
+
+class Holed(WithTexts):
+    """Two samples of each batch of the second step could not be read; three of each of two epochs may be missing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.budget = Budget(0.3, 10)
+
+    def batch(self, index):
+        return replace(
+            super().batch(index), skipped=("c", "d") if index >= STAGE.accumulation else ()
+        )
 
 
 def trained(ranks, directory=None, stage=STAGE, batches=None, **options):
@@ -94,7 +107,7 @@ def watched(ranks, directory, stage):
 def error_of(function: Callable[[], object]) -> str:
     try:
         function()
-    except (ValueError, OtherRankError, NonFiniteError) as error:
+    except (ValueError, OtherRankError, NonFiniteError, TooManyBadError) as error:
         return f"{type(error).__name__}: {error}"
     return "none"
 
@@ -125,6 +138,7 @@ def in_each(directory: Path) -> dict:
             for held_out in (None, HeldOut(Lines(), 3, max_new_tokens=4))
         ]
         seen["unreadable"] = error_of(lambda: trained(ranks, batches=WithTexts(fail_at_batch_5)))
+        seen["skipped"] = error_of(lambda: trained(ranks, directory / "skipped", batches=Holed()))
         seen["unequal"] = error_of(lambda: trained(ranks, stage=replace(STAGE, accumulation=3)))
     return seen
 
@@ -242,6 +256,18 @@ def test_an_error_in_one_ends_all_and_only_that_one_has_something_to_say(several
     errors = [one["unreadable"] for one in seen]
     assert errors[5 % world] == "ValueError: picture 5 is broken"
     assert [error.split(":")[0] for error in errors].count("OtherRankError") == world - 1
+
+
+def test_samples_that_all_processes_skipped_together_end_the_run(several):
+    """Each met no more than four of the eight; what was done before is kept."""
+    _, seen, directory = several
+    for one in seen:
+        assert one["skipped"].startswith(
+            "TooManyBadError: 8 samples could not be read, max_bad allows 6"
+        )
+    found = checkpoint.load_newest(directory / "skipped" / "checkpoints")
+    assert found is not None
+    assert found.step == 1
 
 
 def test_batches_that_cannot_be_shared_equally_are_refused_with_a_number_that_can(several):

@@ -33,8 +33,9 @@ def train(
     vlmamba train mini --stage align --set align.lr=1e-3 -o my-model
     vlmamba train mini --resume -o my-model
     """
+    from vlmamba.data.samples import TooManyBadError
     from vlmamba.train import run
     from vlmamba.train.loop import NonFiniteError
 
-    with failing_with(FAILED, (NonFiniteError,)), failing_with(BAD_USAGE):
+    with failing_with(FAILED, (NonFiniteError, TooManyBadError)), failing_with(BAD_USAGE):
         run(recipe, stage, settings or [], resume, dry_run, output)

@@ -61,7 +61,8 @@ class Batches(Protocol):
     """An endless, numbered supply of batches.
 
     `batch(index)` is a pure function of the index (and of the seed the object was made with), for every
-    index >= 0; `len` is how many batches make one epoch. Several threads may ask at once.
+    index >= 0; `len` is how many batches make one epoch. Several threads may ask at once. Batches that may lack
+    samples have a `budget` (vlmamba/data/samples.py) that says how many.
     """
 
     def __len__(self) -> int: ...

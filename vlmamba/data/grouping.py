@@ -33,7 +33,7 @@ class Grouped:
         self.signed = [
             n if shows else -n for n, shows in zip(samples.lengths, has_picture, strict=True)
         ]
-        self.budget = Budget(int(max_bad * len(samples.lengths)))
+        self.budget = Budget(max_bad, len(samples.lengths))
         self.order = lru_cache(maxsize=2)(self._order)
 
     def __len__(self) -> int:

@@ -42,7 +42,7 @@ class Packed:
             )
         self.samples, self.batch_size = samples, batch_size
         self.max_length, self.seed, self.together = max_length, seed, together
-        self.budget = Budget(int(max_bad * len(samples.lengths)))
+        self.budget = Budget(max_bad, len(samples.lengths))
         self._first_row = [0]  # of each epoch so far
         self._lock = Lock()  # several threads make batches
         self._rows = lru_cache(maxsize=2)(self._pack)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -41,42 +42,42 @@ class Samples(Protocol):
     def sample(self, k: int) -> Sample: ...
 
 
-class Budget:
-    """How many samples may fail while training before the run must stop: said each time, never silent.
+class TooManyBadError(RuntimeError):
+    """More samples cannot be read than the data may lack."""
 
-    Counts what this process met, each sample once. With several processes each batch says what it lacks
-    (`Batch.skipped`), and the loop holds the sum against `allowed`.
+
+class Budget:
+    """How many samples of an epoch may be unreadable while training: each is said, and skipped, never silently.
+
+    Batches say what they lack (`Batch.skipped`); the loop, which alone sees all processes' batches, holds
+    their number against `allowed`.
     """
 
-    def __init__(self, allowed: int) -> None:
-        self.allowed = allowed
-        self.failed: dict[int, str] = {}
+    def __init__(self, share: float, samples: int) -> None:
+        self.allowed = int(share * samples)
+        self._said: set[int] = set()
 
     def readable(self, samples: Samples, numbers: Sequence[int]) -> tuple[list[Sample], list[str]]:
-        """The samples of those numbers that can be read, and why the others cannot.
-
-        Raises ValueError when too many cannot.
-        """
+        """The samples of those numbers that can be read, and why the others cannot."""
         read, skipped = [], []
         for k in numbers:
             try:
                 read.append(samples.sample(k))
             except BadSampleError as error:
-                if k not in self.failed:
+                if k not in self._said:
                     log.warning("sample left out: %s", error)
-                self.failed[k] = str(error)
+                self._said.add(k)
                 skipped.append(str(error))
-        check_budget(len(self.failed), self.allowed, skipped)
         return read, skipped
 
-
-def check_budget(count: int, allowed: int, skipped: Sequence[str]) -> None:
-    """Raises ValueError when `count` samples could not be read, the last of which are `skipped`."""
-    if count > allowed:
-        last = f"; the last: {skipped[-1]}" if skipped else ""
-        raise ValueError(
-            f"{count:,} samples could not be read, {allowed:,} may be (max_bad){last}; "
-            "`vlmamba data check` names all of them"
+    def exceeded(self, count: int, epochs: int = 1) -> TooManyBadError | None:
+        """The error to end with when, in so many epochs begun, `count` samples were skipped; None within bounds."""
+        allowed = self.allowed * epochs
+        if count <= allowed:
+            return None
+        return TooManyBadError(
+            f"{count:,} samples could not be read, max_bad allows {allowed:,}: the log names them, and "
+            "`vlmamba data check` all that there are"
         )
 
 
@@ -89,23 +90,23 @@ def packed_batch(
     is padding, from which nothing is learnt.
     """
     length = max([1, *(sum(len(s.input_ids) for s in row) for row in rows)])
-    input_ids = torch.full((len(rows), length), processor.pad_token_id)
-    labels = torch.full((len(rows), length), IGNORE_INDEX)
+    input_ids = np.full((len(rows), length), processor.pad_token_id)
+    labels = np.full((len(rows), length), IGNORE_INDEX)
     reset = torch.zeros((len(rows), length), dtype=torch.bool)
     for i, row in enumerate(rows):
         at = 0
         for sample in row:
             end = at + len(sample.input_ids)
-            input_ids[i, at:end] = torch.tensor(sample.input_ids)
-            labels[i, at:end] = torch.tensor(sample.labels)
+            input_ids[i, at:end] = sample.input_ids
+            labels[i, at:end] = sample.labels
             labels[i, at] = IGNORE_INDEX
             reset[i, at] = True
             at = end
         reset[i, at : at + 1] = True
     samples = [sample for row in rows for sample in row]
     return Batch(
-        input_ids,
-        labels,
+        torch.from_numpy(input_ids),
+        torch.from_numpy(labels),
         _pixels(samples, processor),
         reset=reset,
         sample_ids=tuple(sample.name for sample in samples),

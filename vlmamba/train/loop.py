@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmamba.data.batches import Batch, Batches, in_order
+from vlmamba.data.samples import Budget, TooManyBadError
 from vlmamba.model import VLMamba
 from vlmamba.train import checkpoint
 from vlmamba.train.average import RunningAverage
@@ -101,8 +102,9 @@ def run_stage(
     SIGTERM or Ctrl-C ends the stage after the step in hand, with a checkpoint and `finished` false.
 
     Raises NonFiniteError before the update that a non-finite loss or gradient would spoil, or, where the stage may
-    leave out `max_skipped` of them, before one more; ValueError when a checkpoint does not fit the model or the
-    batches of a step cannot be shared equally.
+    leave out `max_skipped` of them, before one more; TooManyBadError when more samples could not be read than the
+    batches may lack; ValueError when a checkpoint does not fit the model or the batches of a step cannot be shared
+    equally.
     """
     alone = Ranks(next(model.parameters()).device)
     run = _Run(model, batches, stage, directory, objective, config or {}, ranks or alone)
@@ -128,6 +130,8 @@ class _Run:
         self.model, self.batches, self.stage, self.ranks = model, batches, stage, ranks
         self.directory, self.objective = directory, objective
         self.config = {**config, "stage": asdict(stage)}
+        self.budget: Budget | None = getattr(batches, "budget", None)
+        self.unreadable = 0  # samples of all processes, since they began
         self.total, self.each = stage.total_steps(len(batches)), stage.batches_each(ranks.world)
         self.trained = freeze_for(model, stage.name)
         self.frozen = checkpoint.frozen_fingerprint(model) if directory is not None else ""
@@ -156,6 +160,7 @@ class _Run:
                 for step in range(start + 1, self.total + 1):
                     with ranks.together():
                         micro = [next(supply) for _ in range(self.each)]
+                    self.hold_to_budget(micro, step, start)
                     lr = learning_rate(stage, step - 1, self.total)
                     waiting.append(self.stepper.launch(micro, step, lr))
                     stopping, writing = ranks.any(stop.requested, self.saver.busy)
@@ -182,7 +187,7 @@ class _Run:
                     if stopping:
                         break
                 self.saver.finish()
-        except NonFiniteError:
+        except (NonFiniteError, TooManyBadError):
             self.saver.finish()
             raise
         finally:
@@ -212,6 +217,20 @@ class _Run:
         if self.ranks.device.type != "cuda":
             return {}
         return {"memory_gb": round(torch.cuda.max_memory_allocated(self.ranks.device) / 1e9, 2)}
+
+    def hold_to_budget(self, micro: Sequence[Batch], step: int, start: int) -> None:
+        """Counts the samples that step's batches lack; when too many, keeps what was done before and raises."""
+        if self.budget is None:
+            return
+        lacking = sum(len(batch.skipped) for batch in micro)
+        self.unreadable += int(self.ranks.sum(torch.tensor(lacking)))
+        epochs = 1 + (step * self.stage.accumulation - 1) // len(self.batches)
+        too_many = self.budget.exceeded(self.unreadable, epochs)
+        if too_many is not None:
+            done = step - 1
+            if done > start and done % self.stage.checkpoint_interval:
+                self.save(done)
+            raise too_many
 
     def supply(self, start: int) -> Generator[Batch, None, None]:
         """This process's batches, in order: of the k batches of every step, number rank, rank + world, ..."""

@@ -23,7 +23,7 @@ from vlmamba.train.ranks import Ranks
 
 # Settings that may change on resume: they touch nothing that is computed, but for rounding.
 HARMLESS = (
-    "workers", "log_interval", "checkpoint_interval", "keep_checkpoints",
+    "workers", "log_interval", "checkpoint_interval", "keep_checkpoints", "max_bad",
     "parallel", "shard_tower", "recompute",
     "sample_file", "sample_images", "sample_count", "sample_interval", "trackers",
 )  # fmt: skip
