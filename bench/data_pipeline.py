@@ -21,18 +21,19 @@ from typing import Any
 import numpy as np
 import skimage
 import torch
-from llava_lengths import ALIGN, FINETUNE, lengths
+from llava_lengths import LlavaLengths
 from PIL import Image
 from record import circumstances
 
 from vlmamba.data.batches import in_order
-from vlmamba.data.grouping import grouped_order
+from vlmamba.data.grouping import Grouped
 from vlmamba.data.llava import LlavaSamples
 from vlmamba.data.packing import Packed
 from vlmamba.processing import ImageSettings, Processor, square_padding
 from vlmamba.vlm import embedded_model
 
 PICTURES = 256
+SAMPLES = 100_000  # whose lengths are packed
 PATCHES, SIZE = 729, 384
 PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")
 
@@ -46,7 +47,10 @@ def write_data(folder: Path, processor: Processor) -> Path:
     ]
     words = "a cat sits on the mat and looks at two small birds near an old red house".split()
     per_word = len(processor.tokenizer.encode(" ".join(words)).ids) / len(words)
-    texts, _ = lengths(FINETUNE, PICTURES * 2, 0, 2000)
+    drawn = LlavaLengths("finetune", 2 * PICTURES, 2048)
+    texts = [
+        n - PATCHES for n, shows in zip(drawn.lengths, drawn.has_picture, strict=True) if shows
+    ]
     samples = []
     for k in range(PICTURES):
         picture = sources[k % len(sources)]
@@ -118,31 +122,17 @@ def pipeline(cores: int, rounds: int) -> dict[str, Any]:
     }
 
 
-class Lengths:
-    """Samples that are nothing but lengths."""
-
-    processor: Any = None
-
-    def __init__(self, lengths: list[int]) -> None:
-        self.lengths = lengths
-
-    def sample(self, k: int) -> Any:
-        raise NotImplementedError
-
-
-def fill(
-    tasks: dict[str, tuple[int, float, float, int]], max_length: int, rows: int, together: int = 8
-) -> dict[str, float]:
+def fill(stage: str, max_length: int, rows: int, together: int = 8) -> dict[str, float]:
     """How full packed rows are, and the largest share of a step that a process of eight gets, over an equal share."""
-    found, _ = lengths(tasks, 100_000, PATCHES, min(max_length, 2048))
-    packed = Packed(Lengths(found.tolist()), rows, max_length, seed=0, together=together)
+    samples = LlavaLengths(stage, SAMPLES, 2048)
+    packed = Packed(samples, rows, max_length, seed=0, together=together)
     steps = len(packed) // together
-    loads = np.array([found[packed.row(k)].sum() for k in range(steps * together * rows)])
-    shares = loads.reshape(steps, together, rows).sum(2)
+    loads = [sum(samples.lengths[n] for n in packed.row(k)) for k in range(steps * together * rows)]
+    shares = np.array(loads).reshape(steps, together, rows).sum(2)
     largest = shares.max(1) / shares.mean(1)
     return {
         "row": max_length,
-        "filled": round(float(loads.mean()) / max_length, 4),
+        "filled": round(sum(loads) / len(loads) / max_length, 4),
         "largest share of a step, mean": round(float(largest.mean()), 4),
         "largest share of a step, worst": round(float(largest.max()), 4),
     }
@@ -150,10 +140,10 @@ def fill(
 
 def padded(batch_size: int = 16, together: int = 8) -> dict[str, float]:
     """How full padded batches in LLaVA's order are."""
-    found, shows = lengths(FINETUNE, 100_000, PATCHES, 2048)
-    signed = np.where(shows, found, -found).tolist()
-    order = grouped_order(signed, batch_size, together, torch.Generator().manual_seed(0))
-    whole = found[order[: len(order) // batch_size * batch_size]].reshape(-1, batch_size)
+    samples = LlavaLengths("finetune", SAMPLES, 2048)
+    grouped = Grouped(samples, samples.has_picture, batch_size, seed=0, together=together)
+    order = np.array(samples.lengths)[grouped.order(0)]
+    whole = order[: len(order) // batch_size * batch_size].reshape(-1, batch_size)
     return {"filled": round(float(whole.sum() / (whole.max(1) * batch_size).sum()), 4)}
 
 
@@ -168,8 +158,8 @@ def main() -> None:
     torch.set_num_threads(1)  # each worker is a thread of its own
     measured = {
         "pipeline": pipeline(arguments.cores, arguments.rounds),
-        "665K, packed": [fill(FINETUNE, row, 16384 // row) for row in (2048, 4096, 8192)],
-        "558K, packed": [fill(ALIGN, 3072, 8)],
+        "665K, packed": [fill("finetune", row, 16384 // row) for row in (2048, 4096, 8192)],
+        "558K, packed": [fill("align", 3072, 8)],
         "665K, padded in LLaVA's order": padded(),
     }
     print(json.dumps(measured, indent=1))

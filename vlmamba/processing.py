@@ -86,9 +86,8 @@ def pixel_values(pictures: Sequence[Image.Image], settings: ImageSettings) -> Te
     size = settings.image_size
     pixels = np.empty((len(pictures), 3, size, size), dtype=np.float32)
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (settings.mean, settings.std))
-    for picture, values in zip(
-        pictures, pixels, strict=True
-    ):  # each where it stays: nothing is copied
+    # Each is computed in the place where it stays.
+    for picture, values in zip(pictures, pixels, strict=True):
         values[:] = np.asarray(_square(picture, settings)).transpose(2, 0, 1)
         values /= 255
         values -= mean
