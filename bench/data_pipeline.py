@@ -158,7 +158,7 @@ def main() -> None:
     torch.set_num_threads(1)  # each worker is a thread of its own
     measured = {
         "pipeline": pipeline(arguments.cores, arguments.rounds),
-        "665K, packed": [fill("finetune", row, 16384 // row) for row in (2048, 4096, 8192)],
+        "665K, packed": [fill("finetune", row, 16384 // row) for row in (2048, 3840, 8192)],
         "558K, packed": [fill("align", 3072, 8)],
         "665K, padded in LLaVA's order": padded(),
     }

@@ -78,15 +78,17 @@ def test_rows_of_two_tables_are_one_recipe():
 
 @pytest.mark.parametrize("name", ["vl-mamba-2.8b", *TABLES])
 def test_every_row_takes_llavas_number_of_samples_a_step(name):
-    """Captions of some 14 tokens; 233 tokens beside the picture in the second stage (bench/llava_lengths.py)."""
+    """Captions of some 14 tokens; 233 a sample beside the patches in the second stage (bench/llava_lengths.py)."""
     recipe = find(name)
     patches = recipe.model.vision.num_patches
     align, finetune = (stage.config for stage in recipe.stages)
     rows = align.batch_size * align.accumulation
     assert rows * (align.max_length // (patches + 18)) == 256
     rows = finetune.batch_size * finetune.accumulation
-    assert rows * finetune.max_length * 0.905 / (patches + 233) == pytest.approx(128, rel=0.05)
-    assert finetune.max_length == 2048
+    assert rows * finetune.max_length * 0.985 / (patches + 233) == pytest.approx(128, rel=0.05)
+    assert (
+        finetune.max_length >= 2048
+    )  # LLaVA's model_max_length: no sample is left out that it kept
 
 
 def test_adapters_take_llavas_numbers_and_fit_a_card_of_24_gigabytes():

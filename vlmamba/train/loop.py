@@ -218,7 +218,7 @@ class _Run:
             return {}
         return {"memory_gb": round(torch.cuda.max_memory_allocated(self.ranks.device) / 1e9, 2)}
 
-    def hold_to_budget(self, micro: Sequence[Batch], step: int, start: int) -> None:
+    def hold_to_budget(self, micro: list[Batch], step: int, start: int) -> None:
         """Counts the samples that step's batches lack; when too many, keeps what was done before and raises."""
         if self.budget is None:
             return
