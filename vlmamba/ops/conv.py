@@ -19,9 +19,9 @@ from torch.autograd.function import once_differentiable
 
 from vlmamba.ops.reference import scan_dtype
 
-FORWARD_RUN, FORWARD_BLOCK_E = 16, 256
+FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
 BACKWARD_RUN, BACKWARD_BLOCK_E = 8, 128
-# The backward pass gives a program several runs once there are so many programs.
+# The backward pass gives a program up to RUNS runs, as long as there are so many programs.
 PROGRAMS, RUNS = 2048, 16
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
@@ -193,7 +193,8 @@ def _backward(
     k = weight.shape[1]
     dtype = scan_dtype(x.dtype)
     grad, other = [*(g if g.stride(-1) == 1 else g.contiguous() for g in grads), None][:2]
-    runs, blocks = triton.cdiv(l, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
+    # A run of outputs gives the gradients of the inputs K-1 positions before it, so the runs go beyond the end.
+    runs, blocks = triton.cdiv(l + k - 1, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
     each = max(1, min(RUNS, b * runs * blocks // PROGRAMS))
     groups = triton.cdiv(runs, each)
     partial = torch.empty((b * groups, k + 1, e), dtype=dtype, device=x.device)
@@ -201,7 +202,7 @@ def _backward(
     if b * groups * blocks:
         _causal_conv1d_bwd_kernel[(b * groups * blocks,)](
             grad, other, x, weight, bias, initial_state, reset, dx, partial, dinitial,
-            l, e, groups, blocks, each,
+            l, e, groups, blocks, each, runs,
             *grad.stride()[:2], *(other.stride()[:2] if other is not None else (0, 0)),
             *x.stride()[:2], *dx.stride()[:2],
             weight.stride(0), weight.stride(1), *_strides(initial_state), *_strides(dinitial),
@@ -238,9 +239,12 @@ def _exists(channel, e, inside):
 @triton.jit
 def _inputs(
     x_ptr, initial_ptr, first, channel, e, l, x_l, initial_e, initial_k,
-    COUNT: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr,
+    COUNT: tl.constexpr, BEFORE: tl.constexpr, K: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """The inputs at COUNT positions from `first` on; the k-1 before the sequence stand in the initial state."""
+    """The inputs at COUNT positions from `first` on; the k-1 before the sequence stand in the initial state.
+
+    Only the first BEFORE positions may lie before the sequence.
+    """
     rows = ()
     x_ptr += first * x_l
     for i in tl.static_range(COUNT):
@@ -248,7 +252,7 @@ def _inputs(
         mask = _exists(channel, e, (at >= 0) & (at < l))
         row = tl.load(x_ptr + (i * x_l + channel), mask=mask, other=0.0)
         if initial_ptr is not None:
-            if i < K - 1:
+            if i < BEFORE:
                 mask = _exists(channel, e, (at < 0) & (at >= 1 - K))
                 before = initial_ptr + channel * initial_e + (at + K - 1) * initial_k
                 row = row.to(ACC) + tl.load(before, mask=mask, other=0.0).to(ACC)
@@ -321,7 +325,7 @@ def _causal_conv1d_fwd_kernel(
         bias = tl.load(bias_ptr + channel, mask=has_channel, other=0.0).to(ACC)
     xs = _inputs(
         x_ptr + row * x_b, initial_ptr, start - (K - 1), channel, e,
-        l, x_l, initial_e, initial_k, RUN + K - 1, K, ACC,
+        l, x_l, initial_e, initial_k, RUN + K - 1, K - 1, K, ACC,
     )  # fmt: skip
     flags = _resets(reset_ptr, start - (K - 1), l, RUN + K - 1)
     out_ptr += (row * l + start) * e
@@ -335,9 +339,9 @@ def _causal_conv1d_fwd_kernel(
 @triton.jit
 def _causal_conv1d_bwd_kernel(
     grad_ptr, other_ptr, x_ptr, weight_ptr, bias_ptr, initial_ptr, reset_ptr, dx_ptr, partial_ptr, dinitial_ptr,
-    l, e, groups, blocks, each,
-    grad_b, grad_l, other_b, other_l, x_b, x_l, dx_b, dx_l, weight_e, weight_k, initial_b, initial_e, initial_k,
-    dinitial_b, dinitial_e, dinitial_k,
+    l, e, groups, blocks, each, runs,
+    grad_b, grad_l, other_b, other_l, x_b, x_l, dx_b, dx_l, weight_e, weight_k,
+    initial_b, initial_e, initial_k, dinitial_b, dinitial_e, dinitial_k,
     K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr,
     RUN: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
@@ -345,6 +349,11 @@ def _causal_conv1d_bwd_kernel(
     group = tl.program_id(0) // blocks % groups
     channel = (tl.program_id(0) % blocks) * BLOCK_E + tl.arange(0, BLOCK_E)
     has_channel = channel < e
+    x_ptr += row * x_b
+    grad_ptr += row * grad_b
+    dx_ptr += row * dx_b
+    if other_ptr is not None:
+        other_ptr += row * other_b
     if initial_ptr is not None:
         initial_ptr += row * initial_b
     if reset_ptr is not None:
@@ -358,50 +367,61 @@ def _causal_conv1d_bwd_kernel(
     dtaps = ()
     for _ in tl.static_range(K):
         dtaps += (tl.zeros((BLOCK_E,), ACC),)
-    for run in range(each):
-        # The run's inputs reach its own outputs and the K-1 after them, which see the K-1 inputs before them.
-        start = (group * each + run).to(tl.int64) * RUN
-        xs = _inputs(
-            x_ptr + row * x_b, initial_ptr, start - (K - 1), channel, e,
-            l, x_l, initial_e, initial_k, RUN + 2 * (K - 1), K, ACC,
+    # Between runs the last K-1 inputs and gradients are carried on; those before the first run are computed here.
+    start = (group * each).to(tl.int64) * RUN
+    before = _inputs(
+        x_ptr, initial_ptr, start - 2 * (K - 1), channel, e,
+        l, x_l, initial_e, initial_k, 2 * (K - 1), 2 * (K - 1), K, ACC,
+    )  # fmt: skip
+    resets = _resets(reset_ptr, start - 2 * (K - 1), l, 2 * (K - 1))
+    last_xs, last_flags, last_gs = (), (), ()
+    for i in tl.static_range(K - 1):
+        last_gs += (
+            _through(
+                grad_ptr, other_ptr, before, taps, bias, resets, i, start - (K - 1) + i, channel, e,
+                l, grad_l, other_l, K, SILU, ACC, PACKED,
+            ),
         )  # fmt: skip
-        flags = _resets(reset_ptr, start - (K - 1), l, RUN + 2 * (K - 1))
-        gs = ()
-        grad_at = grad_ptr + row * grad_b + start * grad_l
-        if other_ptr is not None:
-            other_at = other_ptr + row * other_b + start * other_l
-        for i in tl.static_range(RUN + K - 1):
-            mask = _exists(channel, e, start + i < l)
-            g = tl.load(grad_at + (i * grad_l + channel), mask=mask, other=0.0).to(ACC)
-            if other_ptr is not None:
-                g += tl.load(other_at + (i * other_l + channel), mask=mask, other=0.0).to(ACC)
-            if SILU:
-                out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
-                gate = _gate(out)
-                g *= gate * (1.0 + out * (1.0 - gate))
-            gs += (g,)
-        # Gradients of the taps: each output is one run's alone.
+        last_xs += (before[i + K - 1].to(ACC),)
+        last_flags += (resets[i + K - 1],)
+    for run in range(tl.minimum(each, runs - group * each)):
+        first = start + run * RUN
+        xs, flags, gs = last_xs, last_flags, last_gs
+        new_xs = _inputs(x_ptr, None, first, channel, e, l, x_l, 0, 0, RUN, 0, K, ACC)
+        new_flags = _resets(reset_ptr, first, l, RUN)
         for i in tl.static_range(RUN):
-            dbias += gs[i]
-            sums = (dtaps[K - 1] + gs[i] * xs[i + K - 1].to(ACC),)
+            xs += (new_xs[i].to(ACC),)
+            flags += (new_flags[i],)
+        for i in tl.static_range(RUN):
+            g = _through(
+                grad_ptr, other_ptr, xs, taps, bias, flags, i, first + i, channel, e,
+                l, grad_l, other_l, K, SILU, ACC, PACKED,
+            )  # fmt: skip
+            gs += (g,)
+            dbias += g
+            sums = (dtaps[K - 1] + g * xs[i + K - 1],)
             cut = 0
             for back in tl.static_range(1, K):
-                x = xs[i + K - 1 - back].to(ACC)
+                x = xs[i + K - 1 - back]
                 if PACKED:
                     cut += flags[i + K - back]
                     x = tl.where(cut == 0, x, 0.0)
-                sums = (dtaps[K - 1 - back] + gs[i] * x,) + sums  # noqa: RUF005, Triton knows no unpacking
+                sums = (dtaps[K - 1 - back] + g * x,) + sums  # noqa: RUF005, Triton knows no unpacking
             dtaps = sums
-        dx_at = dx_ptr + row * dx_b + start * dx_l
-        for i in tl.static_range(RUN):
-            dx = _spread(gs, taps, flags, i + K - 1, K, PACKED)
-            tl.store(dx_at + (i * dx_l + channel), dx, mask=_exists(channel, e, start + i < l))
-        if dinitial_ptr is not None:
-            if start == 0:
-                for i in tl.static_range(K - 1):
-                    dx = _spread(gs, taps, flags, i, K, PACKED)
-                    before = dinitial_ptr + row * dinitial_b + channel * dinitial_e
-                    tl.store(before + i * dinitial_k, dx, mask=has_channel)
+            # The input K-1 positions back is now seen by all the outputs that see it.
+            dx = _spread(gs, taps, flags, i, K, PACKED)
+            at = first + i - (K - 1)
+            mask = _exists(channel, e, (at >= 0) & (at < l))
+            tl.store(dx_ptr + at * dx_l + channel, dx, mask=mask)
+            if dinitial_ptr is not None:
+                if i < K - 1:
+                    to = dinitial_ptr + row * dinitial_b + channel * dinitial_e + i * dinitial_k
+                    tl.store(to, dx, mask=_exists(channel, e, first == 0))
+        last_xs, last_flags, last_gs = (), (), ()
+        for i in tl.static_range(K - 1):
+            last_xs += (xs[RUN + i],)
+            last_flags += (flags[RUN + i],)
+            last_gs += (gs[RUN + i],)
     slot = (row * groups + group) * (K + 1)
     for j in tl.static_range(K):
         tl.store(partial_ptr + (slot + j) * e + channel, dtaps[j], mask=has_channel)
@@ -409,17 +429,31 @@ def _causal_conv1d_bwd_kernel(
 
 
 @triton.jit
+def _through(
+    grad_ptr, other_ptr, xs, taps, bias, flags, i: tl.constexpr, at, channel, e,
+    l, grad_l, other_l, K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr, PACKED: tl.constexpr,
+):  # fmt: skip
+    """The gradient of the output at position `at`, which sees xs[i] .. xs[i + K - 1], before its activation."""
+    mask = _exists(channel, e, (at >= 0) & (at < l))
+    g = tl.load(grad_ptr + at * grad_l + channel, mask=mask, other=0.0).to(ACC)
+    if other_ptr is not None:
+        g += tl.load(other_ptr + at * other_l + channel, mask=mask, other=0.0).to(ACC)
+    if SILU:
+        out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
+        gate = _gate(out)
+        g *= gate * (1.0 + out * (1.0 - gate))
+    return g
+
+
+@triton.jit
 def _spread(gs, taps, flags, i: tl.constexpr, K: tl.constexpr, PACKED: tl.constexpr):
-    """The gradient of the input with index i: that of each output which sees it; gs begins K-1 positions later."""
-    dx = gs[0] * 0.0
+    """The gradient of the input with index i: that of each of the K outputs which see it."""
+    dx = gs[i] * taps[K - 1]
     cut = 0
-    for ahead in tl.static_range(K):
+    for ahead in tl.static_range(1, K):
+        through = gs[i + ahead] * taps[K - 1 - ahead]
         if PACKED:
-            if ahead > 0:
-                cut += flags[i + ahead]
-        if i + ahead >= K - 1:
-            through = gs[i + ahead - (K - 1)] * taps[K - 1 - ahead]
-            if PACKED and ahead > 0:
-                through = tl.where(cut == 0, through, 0.0)
-            dx += through
+            cut += flags[i + ahead]
+            through = tl.where(cut == 0, through, 0.0)
+        dx += through
     return dx

@@ -24,8 +24,8 @@ from vlmamba.ops.reference import scan_dtype
 
 # Bytes of logits at a time: so many that the products of a large vocabulary run at full speed.
 MOST = 2**29
-BLOCK_V = 4096
-OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
+BLOCK_V = 8192
+OPTIONS = {"num_warps": 16, "enable_fp_fusion": True}
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
