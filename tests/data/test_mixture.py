@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from vlmamba.data.augment import DRAWS, LAYOUT, PHOTO, Policy, blend, view
+from vlmamba.data.augment import DRAWS, LAYOUT, PHOTO, Policies, Policy, blend, view
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
 from vlmamba.data.mixture import Mixture, Source, Texts
 from vlmamba.processing import IGNORE_INDEX, ImageSettings, Processor
@@ -85,26 +85,56 @@ def draws(b, n, seed=0):
     return torch.rand(b, n, generator=torch.Generator().manual_seed(seed))
 
 
+def seen_by(policy, pixels, noise=None):
+    b, size = pixels.shape[:2]
+    noise = torch.zeros(3, size, size) if noise is None else noise
+    return view(pixels, draws(b, DRAWS), noise, Policies([(policy, b)]))
+
+
+def test_every_picture_has_its_own_policy():
+    pixels = torch.randint(0, 256, (20, 8, 8, 3), dtype=torch.uint8)
+    both = Policies([(Policy(), 10), (PHOTO, 10)])
+    seen = (view(pixels, draws(20, DRAWS), torch.randn(3, 8, 8), both) + 1) / 2
+    change = (seen - pixels.permute(0, 3, 1, 2) / 255).abs().mean((1, 2, 3))
+    assert (change[:10] < 1e-5).all()
+    assert (change[10:] > 0.05).all()
+
+
+def test_colours_change_each_in_its_own_way():
+    pixels = torch.randint(60, 190, (200, 8, 8, 3), dtype=torch.uint8)
+    plain = pixels.permute(0, 3, 1, 2).float() / 255
+    seen = (seen_by(Policy(colour=0.4), pixels) + 1) / 2
+    brightness = seen.mean((1, 2, 3)) / plain.mean((1, 2, 3))
+    assert 0.5 < brightness.min() < 0.75
+    assert 1.2 < brightness.max() < 1.6
+    contrast = seen.std((1, 2, 3)) / plain.std((1, 2, 3))
+    assert contrast.min() < 0.7
+    assert contrast.max() > 1.2
+    grey = (seen_by(Policy(colour=0.4, grey=1.0), pixels) + 1) / 2
+    assert (grey.std(1).mean() / seen.std(1).mean()) < 0.2
+
+
 def test_no_change_leaves_a_picture_as_it_is():
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    seen = view(pixels, draws(2, DRAWS), torch.randn(3, 8, 8), Policy())
-    torch.testing.assert_close(seen, pixels.permute(0, 3, 1, 2).float() / 255, atol=1e-5, rtol=0)
+    seen = seen_by(Policy(), pixels, torch.randn(3, 8, 8))
+    torch.testing.assert_close(
+        (seen + 1) / 2, pixels.permute(0, 3, 1, 2).float() / 255, atol=1e-5, rtol=0
+    )
 
 
 def test_a_flip_mirrors_and_a_layout_never_does():
     ramp = torch.arange(8, dtype=torch.uint8).mul(30)[None, None, :, None].expand(64, 8, 8, 3)
-    flat = torch.zeros(3, 8, 8)
-    flipped = view(ramp, draws(64, DRAWS), flat, Policy(flip=True))
+    flipped = seen_by(Policy(flip=0.5), ramp)
     rising = flipped[:, 0, 0, -1] > flipped[:, 0, 0, 0]
     assert 10 < rising.sum() < 54
-    kept = view(ramp, draws(64, DRAWS), flat, LAYOUT)
+    kept = seen_by(LAYOUT, ramp)
     assert (kept[:, 0, 4, -1] > kept[:, 0, 4, 0]).all()
 
 
 def test_bars_are_grey_and_shaped_as_the_processor_makes_them():
     white = torch.full((64, 32, 32, 3), 255, dtype=torch.uint8)
-    seen = view(white, draws(64, DRAWS), torch.zeros(3, 32, 32), Policy(area=0.3, bars=1.0))
-    grey = (seen - 127 / 255).abs() < 1e-3
+    seen = seen_by(Policy(area=0.3, bars=1.0), white)
+    grey = (seen + 1 / 255).abs() < 1e-3
     assert (grey | (seen > 0.99)).all()
     rows, columns = grey[:, 0].all(2).sum(1), grey[:, 0].all(1).sum(1)
     assert ((rows == 0) | (columns == 0)).all()

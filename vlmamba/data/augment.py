@@ -1,11 +1,12 @@
 """Random views of pictures on the device they live on: crops, flips, warps, colours, and two pictures in one.
 
-Everything random comes in as uniform draws, so a batch is a pure function of its seed, and each function is one
-graph that `torch.compile` can fuse.
+Everything random comes in as uniform draws, so a batch is a pure function of its seed. A view costs ten passes over its
+pixels, whatever the policy: one sampling for all geometry, one matrix a picture for all colours.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,7 @@ from torch import Tensor
 
 DRAWS = 23  # uniform numbers that `view` takes for a picture
 GREY = 127 / 255  # what the processor pads with
+SOFTENED = 6  # every so many pictures of a batch can be blurred
 
 
 @dataclass(frozen=True)
@@ -20,10 +22,10 @@ class Policy:
     """How far a view may stray from its picture.
 
     area: the least part of the picture that a crop keeps; aspect: the greatest stretch of its sides;
-    shift: movement as a part of the side where nothing is cropped; degrees: rotation; shear; flip: left-right
-    mirroring; bars: the share of views that show a wide or high crop between grey bars, as the processor pads;
-    colour: strength of brightness, contrast, saturation and tint; grey: the share without colour; soft: the share
-    that is blurred; noise: the greatest deviation; hide: the share with a rectangle blotted out.
+    shift: movement as a part of the side where nothing is cropped; degrees: rotation; shear; flip: the share that
+    is mirrored left to right; bars: the share of views that show a wide or high crop between grey bars, as the
+    processor pads; colour: strength of brightness, contrast, saturation and tint; grey: the share without colour;
+    soft: how much some are blurred; noise: the greatest deviation; hide: the share with a rectangle blotted out.
     """
 
     area: float = 1.0
@@ -31,7 +33,7 @@ class Policy:
     shift: float = 0.0
     degrees: float = 0.0
     shear: float = 0.0
-    flip: bool = False
+    flip: float = 0.0
     bars: float = 0.0
     colour: float = 0.0
     grey: float = 0.0
@@ -40,14 +42,30 @@ class Policy:
     hide: float = 0.0
 
 
+class Policies:
+    """A policy for every picture of a batch: the fields of Policy, each (b,)."""
+
+    def __init__(
+        self, policies: Sequence[tuple[Policy, int]], device: torch.device | str = "cpu"
+    ) -> None:
+        """`policies`: each one and for how many pictures in a row it holds."""
+        counts = torch.tensor([count for _, count in policies])
+        for field in fields(Policy):
+            values = torch.tensor([float(getattr(policy, field.name)) for policy, _ in policies])
+            setattr(self, field.name, values.repeat_interleave(counts).to(device))
+
+    def __getattr__(self, name: str) -> Tensor:  # only for the type checker: every field is set
+        raise AttributeError(name)
+
+
 PHOTO = Policy(
-    area=0.25, aspect=1.35, degrees=15, shear=0.15, flip=True, bars=0.25, colour=0.5, grey=0.08, soft=0.15,
+    area=0.25, aspect=1.35, degrees=15, shear=0.15, flip=0.5, bars=0.25, colour=0.5, grey=0.08, soft=0.15,
     noise=0.04, hide=0.15,
 )  # fmt: skip
 GENTLE_PHOTO = Policy(
-    area=0.55, aspect=1.2, degrees=5, flip=True, bars=0.3, colour=0.2, soft=0.1, noise=0.02
+    area=0.55, aspect=1.2, degrees=5, flip=0.5, bars=0.3, colour=0.2, soft=0.1, noise=0.02
 )
-COLOURED_PHOTO = Policy(area=0.6, aspect=1.2, degrees=5, flip=True, bars=0.3, colour=0.08)
+COLOURED_PHOTO = Policy(area=0.6, aspect=1.2, degrees=5, flip=0.5, bars=0.3, colour=0.08)
 LAYOUT = Policy(shift=0.03, colour=0.08, noise=0.02)  # places, counts and colours must stay true
 TEXT = Policy(
     area=0.9,
@@ -62,80 +80,85 @@ TEXT = Policy(
 )
 
 
-def view(pixels: Tensor, draws: Tensor, noise: Tensor, policy: Policy) -> Tensor:
-    """pixels (b, h, w, 3) uint8, draws (b, DRAWS) in [0, 1) -> views (b, 3, s, s), float32 in [0, 1].
+def view(pixels: Tensor, draws: Tensor, noise: Tensor, policy: Policies) -> Tensor:
+    """pixels (b, h, w, 3) uint8, draws (b, DRAWS) in [0, 1) -> views (b, 3, s, s) in [-1, 1], float16 on a GPU.
 
     noise (3, s, s): one normal field, which every picture takes in its own strength.
     """
-    size = noise.shape[-1]
+    b, size = len(pixels), noise.shape[-1]
+    dtype = torch.float16 if pixels.is_cuda else torch.float32
     draw = list(draws.unbind(1))
-    grid, inside = _places(draw, size, policy)
-    pictures = pixels.permute(0, 3, 1, 2).float() / 255
+    maps, bars = _places(draw, policy)
+    grid = F.affine_grid(maps, [b, 3, size, size], align_corners=False).to(dtype)
+    pictures = pixels.permute(0, 3, 1, 2).to(dtype)
     views = F.grid_sample(pictures, grid, "bilinear", "border", align_corners=False)
-    if policy.soft:
-        soft = F.avg_pool2d(F.pad(views, (2, 2, 2, 2), mode="replicate"), 5, 1)
-        blurred = draw[9] < policy.soft
-        views = torch.where(_wide(blurred), torch.lerp(views, soft, _wide(draw[10])), views)
-    if policy.colour:
-        views = _colours(views, draw, policy)
-    if policy.noise:
-        strength = (2 * draw[17] - 1) ** 3 * policy.noise
-        views = (views + noise * _wide(strength)).clamp(0, 1)
-    if policy.bars:
-        views = torch.where(inside, views, GREY)
-    if policy.hide:
-        hole = _rectangle(draw[18:22], size, 0.35) & _wide(draw[22] < policy.hide)
-        views = torch.where(hole, GREY, views)
-    return views
+    some = views[::SOFTENED]
+    soft = F.avg_pool2d(F.pad(some, (2, 2, 2, 2), mode="replicate"), 5, 1)
+    some.lerp_(soft, _wide((draw[10] * policy.soft)[::SOFTENED]).to(dtype))
+    matrices, offsets = _colours(views.mean((1, 2, 3), dtype=torch.float32), draw, policy)
+    views = torch.baddbmm(offsets.to(dtype), matrices.to(dtype), views.flatten(2))
+    views = views.unflatten(2, (size, size))
+    strength = (2 * draw[17] - 1) ** 3 * policy.noise * 2
+    views.addcmul_(noise[None].to(dtype), _wide(strength).to(dtype)).clamp_(-1, 1)
+    hidden = _rectangle(draw[18:22], size, 0.35) & _wide(draw[22] < policy.hide)
+    return views.masked_fill_(hidden | _outside(bars, size), 2 * GREY - 1)
 
 
-def _places(draw: list[Tensor], size: int, policy: Policy) -> tuple[Tensor, Tensor]:
-    """Where each pixel of a view looks in its picture (b, s, s, 2) in [-1, 1], and whether that is no bar."""
+def _places(draw: list[Tensor], policy: Policies) -> tuple[Tensor, Tensor]:
+    """Affine maps (b, 2, 3) from view to picture, both in [-1, 1], and by how much the view outgrows the picture's
+    sides (b, 2): 1 where there are no bars."""
 
-    def between(k: int, low: float, high: float) -> Tensor:
+    def between(k: int, low: Tensor | float, high: Tensor | float) -> Tensor:
         return draw[k] * (high - low) + low
 
     side = between(0, policy.area, 1.0).sqrt()
-    stretch = _power(policy.aspect, between(1, -0.5, 0.5))
+    stretch = (between(1, -0.5, 0.5) * policy.aspect.log()).exp()
     # The shape of the crop, width / height: 1, or 1/1.8 to 1.8 shown between bars.
-    shape = torch.where(
-        draw[2] < policy.bars, _power(1.8, between(3, -1, 1)), torch.ones_like(side)
-    )
+    shape = (between(3, -math.log(1.8), math.log(1.8)) * (draw[2] < policy.bars)).exp()
     width = (side * stretch * shape.sqrt()).clamp(max=1.0)
     height = (side / stretch / shape.sqrt()).clamp(max=1.0)
     x = between(4, -1, 1) * (1 - width + policy.shift)
     y = between(5, -1, 1) * (1 - height + policy.shift)
-    if policy.flip:
-        width = torch.where(draw[6] < 0.5, -width, width)
-    angle = between(7, -1, 1) * (torch.pi / 180 * policy.degrees)
+    width = torch.where(draw[6] < policy.flip, -width, width)
+    angle = between(7, -1, 1) * (torch.pi / 180) * policy.degrees
     cos, sin, shear = angle.cos(), angle.sin(), between(8, -1, 1) * policy.shear
-    line = (torch.arange(size, device=side.device) * 2 + 1) / size - 1
-    u = line[None, None, :] * shape.reciprocal().clamp(min=1).view(-1, 1, 1)
-    v = line[None, :, None] * shape.clamp(min=1).view(-1, 1, 1)
-    inside = ((u.abs() <= 1) & (v.abs() <= 1))[:, None]
-    cos, sin, shear, width, height, x, y = (
-        t.view(-1, 1, 1) for t in (cos, sin, shear, width, height, x, y)
-    )
-    leaning = u + shear * v
-    across = x + width * (leaning * cos - v * sin)
-    down = y + height * (leaning * sin + v * cos)
-    return torch.stack([across, down], -1), inside
+    bars = torch.stack([shape.reciprocal().clamp(min=1), shape.clamp(min=1)], 1)
+    across, down = bars.unbind(1)
+    maps = torch.stack(
+        [
+            width * cos * across, width * (shear * cos - sin) * down, x,
+            height * sin * across, height * (shear * sin + cos) * down, y,
+        ],
+        1,
+    )  # fmt: skip
+    return maps.view(-1, 2, 3), bars
 
 
-def _colours(views: Tensor, draw: list[Tensor], policy: Policy) -> Tensor:
-    """Brightness, contrast, saturation and a tint, each changed by up to the policy's strength."""
+def _outside(bars: Tensor, size: int) -> Tensor:
+    """Where the bars are (b, 1, s, s)."""
+    line = ((torch.arange(size, device=bars.device) * 2 + 1) / size - 1).abs()
+    beyond = bars[:, :, None] * line > 1  # (b, 2, s)
+    return (beyond[:, 0, None, :] | beyond[:, 1, :, None])[:, None]
 
-    def factor(k: int, strength: float) -> Tensor:
-        return _wide(1 + strength * (2 * draw[k] - 1))
 
-    views = views * factor(11, policy.colour)
-    mean = views.mean((1, 2, 3), keepdim=True)
-    views = mean + (views - mean) * factor(12, policy.colour)
-    grey = views.mean(1, keepdim=True)
-    saturation = factor(13, policy.colour) * (_wide(draw[14]) >= policy.grey)
-    tint = torch.stack([draw[15] - 0.5, (draw[15] + draw[16]) * -0.5 + 0.5, draw[16] - 0.5], 1)
-    views = grey + (views - grey) * saturation
-    return (views * (1 + 0.4 * policy.colour * tint[:, :, None, None])).clamp(0, 1)
+def _colours(means: Tensor, draw: list[Tensor], policy: Policies) -> tuple[Tensor, Tensor]:
+    """Brightness, contrast, saturation and a tint as one map of 0 .. 255 to -1 .. 1: (b, 3, 3) and (b, 3, 1).
+
+    means (b,): each picture's, about which its contrast changes.
+    """
+
+    def factor(k: int) -> Tensor:
+        return 1 + policy.colour * (2 * draw[k] - 1)
+
+    brightness, contrast = factor(11), factor(12)
+    saturation = (factor(13) * (draw[14] >= policy.grey))[:, None, None]
+    tint = torch.stack([draw[15] - 0.5, 0.5 - (draw[15] + draw[16]) / 2, draw[16] - 0.5], 1)
+    tint = 1 + 0.4 * policy.colour[:, None] * tint  # (b, 3)
+    eye = torch.eye(3, device=means.device)
+    mixing = (saturation * eye + (1 - saturation) / 3) * tint[:, :, None]
+    matrices = mixing * (contrast * brightness * (2 / 255))[:, None, None]
+    offsets = tint * ((1 - contrast) * brightness * means * (2 / 255))[:, None] - 1
+    return matrices, offsets[:, :, None]
 
 
 def blend(pixels: Tensor, partner: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
@@ -151,8 +174,7 @@ def blend(pixels: Tensor, partner: Tensor, draws: Tensor) -> tuple[Tensor, Tenso
     weight = torch.where(_wide(draw[5] < 0.5), 1.0 - box.float(), _wide(even))
     alone = partner == torch.arange(len(pixels), device=pixels.device)
     weight = torch.where(_wide(alone), 1.0, weight)
-    blended = torch.lerp(pixels[partner].float(), pixels.float(), weight)
-    return blended.to(pixels.dtype), weight.mean((1, 2, 3))
+    return torch.lerp(pixels[partner], pixels, weight.to(pixels.dtype)), weight.mean((1, 2, 3))
 
 
 def _rectangle(draw: list[Tensor], size: int, largest: float) -> Tensor:
@@ -163,10 +185,6 @@ def _rectangle(draw: list[Tensor], size: int, largest: float) -> Tensor:
     across = (line[None, :] - x[:, None]).abs() < sides[0][:, None] / 2
     down = (line[None, :] - y[:, None]).abs() < sides[1][:, None] / 2
     return (down[:, :, None] & across[:, None, :])[:, None]
-
-
-def _power(base: float, exponent: Tensor) -> Tensor:
-    return torch.exp(exponent * math.log(base))
 
 
 def _wide(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """Words on signs, made on the device: a letter mask under a random view, in ink, on a random ground.
 
 A mask is drawn once (`data/words.py`); every time it is used it gets another ground (flat, shaded, or a piece of a
-photograph), ink, shadow, slant, blur and place. A pure function of the draws, and one graph for `torch.compile`.
+photograph), ink, shadow, slant, blur and place. A pure function of the draws.
 """
 
 import torch

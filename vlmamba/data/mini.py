@@ -181,7 +181,6 @@ class MiniPictures:
     words: int = 250_000  # masks of words
     seed: int = 0
     gentle: bool = False
-    compile: bool = False  # torch.compile for the views
 
     def sources(self) -> list[Source]:
         counts = Counts(self.drawn, self.scenes, self.boxes, self.words)
@@ -193,9 +192,7 @@ class MiniPictures:
     def batches(self, processor: Processor, batch_size: int, max_length: int, seed: int) -> Batches:
         """Every batch on the device that trains; dialogues are cut by turns to fit `max_length`."""
         text = max_length - processor.num_patches
-        return Mixture(
-            self.sources(), processor, batch_size, self.size, seed, text, _device(), self.compile
-        )
+        return Mixture(self.sources(), processor, batch_size, self.size, seed, text, _device())
 
     def texts(self) -> Iterator[str]:
         """What a tokenizer learns from. Words to be read are left out, so that they are spelt in short pieces."""

@@ -5,11 +5,9 @@ indexes, augments and stacks. `batch(step)` is a pure function of the seed and t
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
-from itertools import groupby
 
 import numpy as np
 import torch
@@ -17,7 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from vlmamba.data.augment import DRAWS, Policy, view
+from vlmamba.data.augment import DRAWS, Policies, Policy, view
 from vlmamba.data.batches import Batch
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
@@ -76,9 +74,8 @@ BLENDING = 6  # uniform numbers of a picture in `MixtureBatch.draws`
 class Mixture:
     """Batches with a fixed share of every source, each source shuffled anew in every pass over it.
 
-    Sources with classes come first, then by policy, so that one call makes the views of many. The length is that
-    of the longest pass: the steps in which every dialogue was seen at least once. `compile`: views are made by
-    compiled code.
+    Sources with classes come first and words last. The length is that of the longest pass: the steps in which
+    every dialogue was seen at least once.
     """
 
     def __init__(
@@ -90,11 +87,8 @@ class Mixture:
         seed: int,
         max_text_tokens: int = 64,
         device: torch.device | str = "cpu",
-        compile: bool = False,
     ) -> None:
-        sources = sorted(
-            sources, key=lambda s: (not s.num_classes, s.aspects is not None, repr(s.policy))
-        )
+        sources = sorted(sources, key=lambda s: (not s.num_classes, s.aspects is not None))
         total = sum(source.share for source in sources)
         self.counts = {s.name: max(1, round(batch_size * s.share / total)) for s in sources}
         self.num_classes = {
@@ -108,7 +102,8 @@ class Mixture:
             )
             for source in sources
         ]
-        self._view, self._letter = _compiled() if compile else (view, lettering)
+        seen = [(s.policy, self.counts[s.name]) for s in sources if s.aspects is None]
+        self.policies = Policies(seen, self.device)
         length = max(s.input_ids.shape[1] for s in self.sources)
         for source in self.sources:
             source.widen(length, processor.pad_token_id)
@@ -125,19 +120,17 @@ class Mixture:
         noise = torch.randn(3, size, size, generator=generator, device=self.device)
         chosen = list(zip(self.sources, pictures, strict=True))
         views = []
-        for _, group in groupby(chosen, key=lambda pair: (pair[0].policy, pair[0].aspects is None)):
-            members = list(group)
-            if members[0][0].aspects is not None:
-                views += [self._words(s, p, noise, generator) for s, p in members]
-                continue
-            pixels = torch.cat([s.pixels[p] for s, p in members])
+        pixels = [s.pixels[p] for s, p in chosen if s.aspects is None]
+        if pixels:
+            pixels = torch.cat(pixels)
             draws = torch.rand(len(pixels), DRAWS, generator=generator, device=self.device)
-            views.append(self._view(pixels, draws, noise, members[0][0].policy))
+            views.append(view(pixels, draws, noise, self.policies))
+        views += [self._words(s, p, noise, generator) for s, p in chosen if s.aspects is not None]
         b = sum(map(len, pictures))
         return MixtureBatch(
             torch.cat([s.input_ids[r] for s, r in zip(self.sources, rows, strict=True)]),
             torch.cat([s.labels[r] for s, r in zip(self.sources, rows, strict=True)]),
-            torch.cat(views).mul_(2).sub_(1),
+            torch.cat([part.to(views[0].dtype) for part in views]),
             classes=torch.cat([s.classes[p] for s, p in chosen]),
             letters=torch.cat([s.letters[p] for s, p in chosen]),
             draws=torch.rand(b, BLENDING, generator=generator, device=self.device),
@@ -152,16 +145,10 @@ class Mixture:
         draws = torch.rand(b, LETTERING_DRAWS + 1, generator=generator, device=self.device)
         at = (draws[:, -1] * len(photos)).long()
         assert source.aspects is not None
-        return self._letter(
+        seen = lettering(
             source.pixels[pictures], source.aspects[pictures], photos[at], draws[:, :-1], noise
         )
-
-
-@cache
-def _compiled() -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
-    """`view` and `lettering`, compiled once for all mixtures of a process: for every policy and number of pictures."""
-    torch.compiler.config.recompile_limit = 64
-    return torch.compile(view, dynamic=False), torch.compile(lettering, dynamic=False)
+        return seen.mul_(2).sub_(1)
 
 
 class Texts:

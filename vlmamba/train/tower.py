@@ -63,11 +63,14 @@ class TowerPretraining(nn.Module):
         if not self._layout:
             self._layout = _layout(batch, self.spans, self.image_token_id, self.num_patches)
         at = self._layout
-        pixels, share = blend(batch.pixel_values, at["partner"], batch.draws)
+        labelled = at["labelled"].numel()
+        pixels = batch.pixel_values
+        blended, share = blend(pixels[:labelled], at["partner"], batch.draws[:labelled])
+        pixels = torch.cat([blended, pixels[labelled:]])
         taught, (teacher,) = None, self._teacher
         if teacher is not None:
             with torch.no_grad():
-                taught = teacher(pixels[: at["labelled"].numel()])
+                taught = teacher(blended)
         text = at["read"][:, None], at["text"][None, :]
         return self.learn(
             pixels, share, batch.classes, taught, batch.input_ids[text], batch.labels[text],
@@ -162,7 +165,8 @@ def _layout(
     for name, count in batch.counts.items():
         rows = list(range(start, start + count))
         blended = int(count * BLENDED) if name in columns else 0
-        partner += rows[:blended][::-1] + rows[blended:]
+        if name in columns:
+            partner += rows[:blended][::-1] + rows[blended:]
         read += rows[-max(1, round(count * READ)) :] if name in columns else rows
         start += count
     labelled = sum(rows.stop - rows.start for rows, _ in parts(batch.counts, columns))
