@@ -34,6 +34,7 @@ VARIANTS = {
     "rank 128": (Lora(128), "mixer"),
     "rank 128, scan": (Lora(128), "scan"),
     "rank 16": (Lora(16, alpha=32.0), "mixer"),
+    "rank 16, nf4": (Lora(16, alpha=32.0, frozen="nf4"), "mixer"),
 }
 
 
@@ -71,7 +72,7 @@ def measure(name: str, rows: int, limit: float | None) -> dict:
     with torch.device("cuda"):
         model = VLMamba(recipe.model)
     if lora.rank:
-        adapters.add(model, lora, stage.seed, torch.bfloat16)
+        adapters.add(model, lora, stage.seed, bf16=True)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     supply = Timed(batches)

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,7 +42,7 @@ def stage(**changes) -> StageConfig:
 def test_fresh_adapters_change_nothing_and_every_projection_has_one():
     model = small_model()
     before = model(IDS).logits
-    adapters.add(model, LORA, seed=3)
+    adapters.add(model, LORA, seed=3, bf16=False)
     assert torch.equal(model(IDS).logits, before)
     names = {n for n, _ in model.named_parameters() if adapters.MARK in n}
     assert len(names) == 2 * 2 * len(PROJECTIONS)  # layers, A and B
@@ -52,12 +54,12 @@ def test_every_adapter_takes_effect_and_merging_keeps_the_function():
     model = small_model()
     config, names = model.config, model.state_dict().keys()
     plain = model(IDS).logits
-    adapters.add(model, LORA, seed=3)
+    adapters.add(model, LORA, seed=3, bf16=False)
     fill_adapters(model)
     adapted = model(IDS).logits
     for projection in PROJECTIONS:
         other = small_model()
-        adapters.add(other, LORA, seed=3)
+        adapters.add(other, LORA, seed=3, bf16=False)
         fill_adapters(other)
         with torch.no_grad():
             for name, parameter in other.named_parameters():
@@ -73,10 +75,10 @@ def test_every_adapter_takes_effect_and_merging_keeps_the_function():
 
 def test_the_seed_alone_draws_them():
     a, b, c = small_model(), small_model(), small_model()
-    adapters.add(a, LORA, seed=1)
+    adapters.add(a, LORA, seed=1, bf16=False)
     torch.rand(5)
-    adapters.add(b, LORA, seed=1)
-    adapters.add(c, LORA, seed=2)
+    adapters.add(b, LORA, seed=1, bf16=False)
+    adapters.add(c, LORA, seed=2, bf16=False)
     name = "model.language_model.layers.1.mixer.in_proj.lora_A.default.weight"
     assert torch.equal(a.get_parameter(name), b.get_parameter(name))
     assert not torch.equal(a.get_parameter(name), c.get_parameter(name))
@@ -84,7 +86,7 @@ def test_the_seed_alone_draws_them():
 
 def test_adapters_and_connector_train_and_nothing_else():
     model = small_model()
-    adapters.add(model, LORA, seed=3)
+    adapters.add(model, LORA, seed=3, bf16=False)
     trained = freeze_for(model, "finetune")
     assert all(adapters.MARK in n or n.startswith("model.connector.") for n in trained)
     assert {n.split(".")[1] for n in trained} == {"connector", "language_model"}
@@ -101,7 +103,7 @@ def test_adapters_and_connector_train_and_nothing_else():
 
 def test_frozen_matrices_are_halved_and_tied_ones_stay_tied():
     model = small_model()
-    adapters.add(model, LORA, 3, torch.bfloat16)
+    adapters.add(model, LORA, 3, bf16=True)
     kinds = {name: p.dtype for name, p in model.named_parameters()}
     language = "model.language_model."
     assert kinds[f"{language}layers.0.mixer.in_proj.base_layer.weight"] == torch.bfloat16
@@ -123,6 +125,43 @@ def test_frozen_matrices_are_halved_and_tied_ones_stay_tied():
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert model.lm_head.weight is model.model.language_model.embeddings.weight
     torch.testing.assert_close(model(IDS).logits, adapted.float(), rtol=0.05, atol=0.05)
+
+
+def test_four_bits_are_the_rounded_model_and_merge_into_a_plain_one():
+    """Learning starts from what dequantising gives, and ends in it plus the adapters."""
+    dequantised = pytest.importorskip("bitsandbytes").functional.dequantize_4bit
+    model, plain = small_model(), small_model()
+    names = model.state_dict().keys()
+    adapters.add(model, replace(LORA, frozen="nf4"), seed=3, bf16=False)
+    rounded = 0
+    with torch.no_grad():
+        for name, module in model.named_modules():
+            if ".mixer." in name and name.endswith(adapters.QUANTISED):
+                base = module.get_base_layer()
+                assert base.weight.dtype == torch.uint8
+                weight = plain.get_parameter(f"{name}.weight")
+                exact = weight.clone()
+                weight.copy_(dequantised(base.weight.data, base.weight.quant_state))
+                assert 0 < (weight - exact).abs().max() < 0.2 * exact.abs().max()
+                rounded += 1
+    assert rounded == 2 * len(adapters.QUANTISED)
+    torch.testing.assert_close(model(IDS).logits, plain(IDS).logits)
+    fill_adapters(model)
+    adapted = model(IDS).logits
+    assert (adapted - plain(IDS).logits).abs().max() > 0.01
+    freeze_for(model, "finetune")
+    model(IDS).logits.square().sum().backward()
+    assert all(p.grad is not None for n, p in model.named_parameters() if adapters.MARK in n)
+    adapters.merge(model)
+    assert model.state_dict().keys() == names
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    torch.testing.assert_close(model(IDS).logits, adapted)
+
+
+def test_four_bits_without_their_library_are_one_line(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"lora\.frozen=nf4 needs bitsandbytes: pip install"):
+        adapters.add(small_model(), replace(LORA, frozen="nf4"), seed=3, bf16=False)
 
 
 def weights(directory):

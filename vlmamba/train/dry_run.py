@@ -52,7 +52,7 @@ def parameters(model_config: ModelConfig, stage: StageConfig) -> Iterator[str]:
     with torch.device("meta"):
         model = VLMamba(model_config)
         if stage.lora.rank:
-            adapters.add(model, stage.lora, stage.seed)
+            adapters.add(model, stage.lora, stage.seed, stage.precision == "bf16")
     trained = freeze_for(model, stage.name)
     totals = {True: 0, False: 0}
     for part in PARTS:

@@ -19,6 +19,7 @@ from vlmamba.train.costs import matrices
 from vlmamba.train.stages import StageConfig, freeze_for
 
 LOGITS = 2**29  # bytes of logits that exist at a time (ops/loss.py)
+NF4_BYTES = 0.516  # of a number: four bits, and a constant in a byte for 64 of them
 SCAN_CHUNK = 32  # positions between two states that the scan keeps (ops/scan.py)
 
 
@@ -50,8 +51,7 @@ def memory(
     with torch.device("meta"):
         model = VLMamba(config)
         if stage.lora.rank:
-            half = torch.bfloat16 if stage.precision == "bf16" else None
-            adapters.add(model, stage.lora, stage.seed, half)
+            adapters.add(model, stage.lora, stage.seed, stage.precision == "bf16")
     trained = sum(p.numel() for p in freeze_for(model, stage.name).values())
     every = sum(p.numel() * p.element_size() for p in model.parameters()) / 4
     tower = sum(p.numel() for p in model.model.vision_tower.parameters())
@@ -60,6 +60,13 @@ def memory(
     learns = any(p.requires_grad for p in model.model.language_model.parameters())
     shards = world if stage.parallel != "ddp" else 1
     whole = tower if not stage.shard_tower and stage.name != "pretrain" else 0
+    if stage.lora.rank and stage.lora.frozen == "nf4":
+        mixers = [block.get_submodule("mixer") for block in model.model.language_model.layers]
+        narrowed = sum(
+            mixer.get_submodule(name).get_parameter("base_layer.weight").numel()
+            for mixer in mixers for name in adapters.QUANTISED
+        )  # fmt: skip
+        every -= narrowed * (item - NF4_BYTES) / 4
     if stage.lora.rank:
         copies = item * trained if item == 2 else 0  # frozen matrices are narrow already
     else:

@@ -150,8 +150,7 @@ def _stage(
         if entry.trainee is not None:
             trainee, objective = entry.trainee(model, batches, stage)
         if stage.lora.rank:
-            half = torch.bfloat16 if stage.precision == "bf16" else None
-            adapters.add(model, stage.lora, stage.seed, half)
+            adapters.add(model, stage.lora, stage.seed, stage.precision == "bf16")
         held_out = None
         if stage.sample_file is not None and trainee is model:
             samples = LlavaSamples(
