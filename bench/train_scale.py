@@ -116,7 +116,7 @@ def measure(
         after - before
         for before, after in pairwise(supply.began[WARM_UP : WARM_UP + arguments.steps + 1])
     )
-    cost = costs(recipe.model, stage_name)
+    cost = costs(recipe.model, stage)
     tokens = sum(batch.token_count for batch in batches)
     samples = sum(len(batch.sample_ids) for batch in batches)
     flops = sum(cost.of(batch) for batch in batches)

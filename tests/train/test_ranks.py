@@ -281,3 +281,18 @@ def test_only_the_first_writes_the_log(several):
     _, _, directory = several
     lines = (directory / "one stopped" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def all_fail() -> str:
+    """What becomes of an error that arises in every process."""
+    try:
+        with Ranks.start():
+            raise ValueError("no such recipe")
+    except ValueError:
+        return "said"
+    except SystemExit as ended:
+        return f"silent {ended.code}"
+
+
+def test_an_error_that_all_make_is_said_once():
+    assert sorted(launch(3, all_fail)) == ["said", "silent 1", "silent 1"]

@@ -14,7 +14,7 @@ from vlmamba.config import ModelConfig
 from vlmamba.data.batches import Batch
 from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.scan2d import NUM_DIRECTIONS
-from vlmamba.train.stages import TRAINED, StageName
+from vlmamba.train.stages import TRAINED, StageConfig
 
 # Dense bf16 operations a second, by a part of the device's name (the makers' data sheets; SXM where there are several).
 PEAK_FLOPS = {
@@ -49,19 +49,21 @@ class Costs:
         return tokens * self.token + supervised * self.supervised + pictures * self.picture
 
 
-def costs(config: ModelConfig, stage: StageName) -> Costs:
-    """What a stage's passes cost with a model of that shape."""
+def costs(config: ModelConfig, stage: StageConfig) -> Costs:
+    """What a stage's passes cost with a model of that shape; adapters themselves cost nothing to speak of."""
     with torch.device("meta"):
         model = VLMamba(config).model
     trains = {
-        part: any(f"model.{part}.".startswith(prefix) for prefix in TRAINED[stage])
+        part: any(f"model.{part}.".startswith(prefix) for prefix in TRAINED[stage.name])
         for part in ("vision_tower", "connector", "language_model")
     }
+    adapted = stage.lora.rank > 0
+    trains["language_model"] &= not adapted
     # How often a part's forward cost is paid: once, once more if a gradient passes through it, once if it learns.
     through = {
         "vision_tower": False,
         "connector": trains["vision_tower"],
-        "language_model": trains["connector"] or trains["vision_tower"],
+        "language_model": adapted or trains["connector"] or trains["vision_tower"],
     }
     passes = {part: 1 + (trains[part] or through[part]) + trains[part] for part in trains}
     vision, text = config.vision, config.text

@@ -8,6 +8,7 @@ import torch
 from vlmamba.data.batches import Batches
 from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.recipes import Recipe
+from vlmamba.train import adapters
 from vlmamba.train.costs import PEAK_FLOPS, costs, peak_flops
 from vlmamba.train.loop import run_stage
 from vlmamba.train.memory import Memory, memory
@@ -27,7 +28,7 @@ def forecast(recipe: Recipe, stage: StageConfig, batches: Batches, ranks: Ranks)
     looked_at = [batches.batch(k) for k in range(min(LOOKED_AT, len(batches)))]
     steps, each = stage.total_steps(len(batches)), stage.batches_each(ranks.world)
     tokens = sum(batch.token_count for batch in looked_at) / len(looked_at)
-    cost = costs(recipe.model, stage.name)
+    cost = costs(recipe.model, stage)
     flops = sum(cost.of(batch) for batch in looked_at) / len(looked_at)
     yield (
         f"  {len(batches):,} batches and about {tokens * len(batches):,.0f} tokens an epoch; "
@@ -92,6 +93,9 @@ def _measured(
     short = replace(stage, steps=MEASURED, epochs=None, accumulation=2, log_interval=MEASURED)
     with ranks.device:
         model = VLMamba(recipe.model)
+        if stage.lora.rank:
+            half = torch.bfloat16 if stage.precision == "bf16" else None
+            adapters.add(model, stage.lora, stage.seed, half)
     on_gpu = ranks.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(ranks.device)

@@ -92,6 +92,8 @@ def run_stage(
 ) -> StageResult:
     """Trains the parameters that `stage` names, in place, on the device where the model is.
 
+    Shards are put back into the model once the stage is finished; a stopped one leaves a checkpoint.
+
     directory: takes `log.jsonl`, `checkpoints/` and the report of a non-finite step; None keeps nothing.
     objective: see `Objective`; the gradient is that of the mean over all supervised tokens of an optimiser
     step, accumulated batches included. config: kept in the checkpoints beside the stage's own.
@@ -192,7 +194,8 @@ class _Run:
             raise
         finally:
             self.saver.close()
-        self.shared.put_back(self.trained)
+        if step == self.total:
+            self.shared.put_back(self.trained)
         result = StageResult(
             step, step == self.total, losses, time.perf_counter() - began, median_step(ends)
         )
@@ -210,7 +213,7 @@ class _Run:
         peak = peak_flops(self.ranks.device)
         if peak is None or not isinstance(self.model, VLMamba):
             return Interval()
-        return Interval(costs(self.model.config, self.stage.name), self.ranks.world * peak)
+        return Interval(costs(self.model.config, self.stage), self.ranks.world * peak)
 
     def device_memory(self) -> dict[str, float]:
         """Gigabytes of the GPU that tensors took at most since the run began; nothing elsewhere."""

@@ -53,8 +53,8 @@ def memory(
         if stage.lora.rank:
             adapters.add(model, stage.lora, stage.seed, stage.precision == "bf16")
     trained = sum(p.numel() for p in freeze_for(model, stage.name).values())
-    every = sum(p.numel() * p.element_size() for p in model.parameters()) / 4
-    tower = sum(p.numel() for p in model.model.vision_tower.parameters())
+    every = sum(p.numel() * p.element_size() for p in model.parameters())
+    tower = 4 * sum(p.numel() for p in model.model.vision_tower.parameters())
     blocks = matrices(model.model.language_model.layers)
     item = 2 if stage.precision == "bf16" else 4
     learns = any(p.requires_grad for p in model.model.language_model.parameters())
@@ -88,7 +88,7 @@ def memory(
     ):  # each adapter's own input, and which of it was dropped
         block += positions * (item + 1) * (d + 2 * config.text.d_inner)
     return Memory(
-        weights=4 * ((every - whole) / shards + whole),
+        weights=(every - whole) / shards + whole,
         gradients=4 * trained / shards,
         optimizer=8 * trained / shards,
         copies=copies,

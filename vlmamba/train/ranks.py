@@ -79,18 +79,23 @@ class Ranks:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
     ) -> None:
-        """Leaves the others. After an error only the process where it arose goes on to report it.
+        """Leaves the others. Of those that fail only the first goes on to report its error.
 
-        The others see no more than a broken connection, or wait until torchrun ends them.
+        The rest fail for the same reason, or because a connection broke when the first one left; those that wait
+        for it are ended by torchrun.
         """
         if self._store is None:
             return
         if error is None:
             dist.destroy_process_group()
-        elif isinstance(error, OtherRankError) or self._store.check([_FAILED]):
+        elif isinstance(error, OtherRankError) or not self._fails_first(self._store):
             raise SystemExit(1) from error
-        else:
-            self._store.set(_FAILED, str(self.rank))
+
+    def _fails_first(self, store: Store) -> bool:
+        try:
+            return store.add(_FAILED, 1) == 1
+        except RuntimeError:  # the store went with the process that kept it
+            return False
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
         """For each flag, whether it is set in any process."""

@@ -49,14 +49,14 @@ def run(
     `output` that holds another run.
     """
     output = Path("runs") / recipe if output is None else output
-    chosen = overrides.apply(recipes.find(recipe), settings)
-    stages = _until(chosen, stage)
     with Ranks.start() as ranks:
-        if dry_run:
-            if ranks.first:
-                print(describe(chosen, stages, ranks))
-            return None
-        return _train(ranks, chosen, stages, resume, output)
+        chosen = overrides.apply(recipes.find(recipe), settings)
+        stages = _until(chosen, stage)
+        if not dry_run:
+            return _train(ranks, chosen, stages, resume, output)
+        if ranks.first:
+            print(describe(chosen, stages, ranks))
+        return None
 
 
 def _train(
