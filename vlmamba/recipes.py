@@ -144,7 +144,7 @@ def mini() -> Recipe:
             Stage(teacher, MiniPhotos(gentle=True), trainee=teacher_tuning),
             Stage(tower, pictures, trainee=tower_pretraining),
             Stage(language, MiniTexts()),
-            Stage(align, pictures, trainee=answering),
+            Stage(align, gentle, trainee=answering),
             Stage(finetune, gentle, trainee=answering),
         ),
     )

@@ -175,10 +175,10 @@ class MiniPictures:
 
     packs: str = "packs"
     size: int = 128  # pixels
-    drawn: int = 60_000  # pictures of shapes
-    scenes: int = 100_000  # composed scenes
-    boxes: int = 60_000  # pictures of three boxes
-    words: int = 250_000  # masks of words
+    drawn: int = 40_000  # pictures of shapes
+    scenes: int = 60_000  # composed scenes
+    boxes: int = 30_000  # pictures of three boxes
+    words: int = 150_000  # masks of words
     seed: int = 0
     gentle: bool = False
 
@@ -215,7 +215,7 @@ class MiniPhotos(MiniPictures):
 class MiniTexts(MiniPictures):
     """The same conversations without their pictures, for the language model alone."""
 
-    count: int = 200_000  # conversations
+    count: int = 100_000  # conversations
 
     def batches(self, processor: Processor, batch_size: int, max_length: int, seed: int) -> Batches:
         told = [dialogue for source in self.sources() for dialogue in source.dialogues]
