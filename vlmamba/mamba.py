@@ -18,6 +18,7 @@ from vlmamba.ops import (
     causal_conv1d,
     causal_conv1d_update,
     gated_conv1d,
+    last_inputs,
     selective_scan,
     selective_state_update,
 )
@@ -109,10 +110,11 @@ class SelectiveSSM(nn.Module):
         `lengths` (b,): positions from there on are padding; `reset` (b, l): a new sample begins there.
         """
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        convolved, last_inputs = causal_conv1d(
-            x, weight, bias, "silu", initial_state=state and state[0], reset=reset, return_last_state=True
-        )  # fmt: skip
-        return self._scan(x, convolved, convolved, z, last_inputs, state, lengths, reset)
+        convolved = causal_conv1d(
+            x, weight, bias, "silu", initial_state=state and state[0], reset=reset
+        )
+        assert isinstance(convolved, Tensor)
+        return self._scan(x, convolved, convolved, z, state, lengths, reset)
 
     def scan_halves(
         self,
@@ -123,11 +125,11 @@ class SelectiveSSM(nn.Module):
     ) -> Tensor:
         """`scan` of x and z that lie side by side in xz (b, l, 2e), as in_proj makes them."""
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
-        to_project, to_scan, z, last_inputs = gated_conv1d(
+        to_project, to_scan, z = gated_conv1d(
             xz, weight, bias, "silu", initial_state=state and state[0], reset=reset
         )
         x = xz[..., : z.shape[-1]]
-        return self._scan(x, to_project, to_scan, z, last_inputs, state, lengths, reset)
+        return self._scan(x, to_project, to_scan, z, state, lengths, reset)
 
     def _scan(
         self,
@@ -135,7 +137,6 @@ class SelectiveSSM(nn.Module):
         to_project: Tensor,
         to_scan: Tensor,
         z: Tensor | None,
-        last_inputs: Tensor,
         state: tuple[Tensor, Tensor] | None,
         lengths: Tensor | None,
         reset: Tensor | None,
@@ -146,14 +147,17 @@ class SelectiveSSM(nn.Module):
         if lengths is not None:
             padded = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (b, l)
             dt = dt.masked_fill(padded[..., None], _NO_STEP)
-            last_inputs = _inputs_before(lengths, x, conv_state, self.conv1d.kernel_size[0])
         A, D, dt_bias = self.dynamics()
         y, last = selective_scan(
             to_scan, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
             initial_state=ssm_state, reset=reset, return_last_state=True,
         )  # fmt: skip
         if conv_state is not None and ssm_state is not None:
-            conv_state.copy_(last_inputs)
+            width = conv_state.shape[-1]
+            if lengths is not None:
+                conv_state.copy_(_inputs_before(lengths, x, conv_state, width))
+            else:
+                conv_state.copy_(last_inputs(x, width, conv_state, reset))
             ssm_state.copy_(last)
         return y
 
@@ -368,10 +372,9 @@ class MambaLM(nn.Module):
         return self.lm_head(hidden)
 
 
-def _inputs_before(lengths: Tensor, x: Tensor, conv_state: Tensor | None, d_conv: int) -> Tensor:
-    """The last d_conv - 1 inputs of each row before its padding begins: (b, e, k-1)."""
-    b, _, e = x.shape
-    past = x.new_zeros((b, e, d_conv - 1)) if conv_state is None else conv_state.to(x.dtype)
-    seen = torch.cat([past.transpose(1, 2), x], 1)  # (b, k-1+l, e)
-    index = lengths[:, None] + torch.arange(d_conv - 1, device=x.device)  # (b, k-1)
+def _inputs_before(lengths: Tensor, x: Tensor, conv_state: Tensor, width: int) -> Tensor:
+    """The last `width` inputs of each row before its padding begins: (b, e, width)."""
+    e = x.shape[-1]
+    seen = torch.cat([conv_state.to(x.dtype).transpose(1, 2), x], 1)  # (b, width+l, e)
+    index = lengths[:, None] + torch.arange(width, device=x.device)  # (b, width)
     return seen.gather(1, index[..., None].expand(-1, -1, e)).transpose(1, 2)

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from vlmamba.ops import backend, reference
+from vlmamba.ops.last_inputs import last_inputs
 
 __all__ = [
     "add_rms_norm",
     "causal_conv1d",
     "causal_conv1d_update",
     "gated_conv1d",
+    "last_inputs",
     "linear_cross_entropy",
     "selective_scan",
     "selective_state_update",
@@ -85,11 +87,12 @@ def gated_conv1d(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`causal_conv1d` of the first half of xz (b, l, 2e); `reference.gated_conv1d_ref` is its definition.
 
-    Returns the output twice, the second half of xz, and the last inputs. On a GPU the gradients of all three meet in
-    one kernel and one tensor: no pass of its own adds those of the output's two readers or joins the halves.
+    Returns the output twice and the second half of xz; `last_inputs` makes what a later call continues from. On a
+    GPU the gradients of all three meet in one kernel and one tensor: no pass of its own adds those of the output's
+    two readers or joins the halves.
     Raises ValueError when a shape does not fit or the activation is unknown.
     """
     b, l, _ = xz.shape

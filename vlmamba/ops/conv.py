@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vlmamba.ops.last_inputs import last_inputs
 from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
@@ -44,7 +45,7 @@ def causal_conv1d(
         out = _CausalConv1d.apply(seen, weight, bias, initial_state, flags, activation == "silu")
     else:
         out = _forward(seen, weight, bias, initial_state, flags, activation == "silu")
-    return out, _last_inputs(x, weight.shape[1] - 1, initial_state, reset)
+    return out, last_inputs(x, weight.shape[1] - 1, initial_state, reset)
 
 
 def gated_conv1d(
@@ -55,7 +56,7 @@ def gated_conv1d(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.gated_conv1d_ref` as Triton kernels, whose backward pass writes one gradient for both halves."""
     flags = None if reset is None else reset.contiguous().view(torch.uint8)
     e = weight.shape[0]
@@ -68,7 +69,7 @@ def gated_conv1d(
     else:
         out = again = _forward(x, weight, bias, initial_state, flags, activation == "silu")
         z = xz[..., e:]
-    return out, again, z, _last_inputs(x, weight.shape[1] - 1, initial_state, reset)
+    return out, again, z
 
 
 class _CausalConv1d(torch.autograd.Function):
@@ -130,27 +131,6 @@ def _wide(dz: Tensor | None, xz: Tensor) -> Tensor:
     else:
         second.copy_(dz)
     return dxz
-
-
-def _last_inputs(
-    x: Tensor, width: int, initial_state: Tensor | None, reset: Tensor | None
-) -> Tensor:
-    """The last `width` inputs (b, e, width), oldest first; zeros before the start or a reset."""
-    b, l, e = x.shape
-    last = x[:, max(l - width, 0) :].transpose(1, 2)  # (b, e, at most width)
-    segment = None if reset is None or not l else reset.cumsum(1, dtype=torch.int32)  # (b, l)
-    if segment is not None:
-        alive = segment[:, max(l - width, 0) :] == segment[:, -1:]
-        last = last * alive[:, None]
-    missing = width - last.shape[2]
-    if not missing:
-        return last.clone(memory_format=torch.contiguous_format)
-    if initial_state is None:
-        return torch.cat([last.new_zeros((b, e, missing)), last], 2)
-    before = initial_state.to(x.dtype)[..., width - missing :]
-    if segment is not None:
-        before = before * (segment[:, -1:] == 0)[:, None]
-    return torch.cat([before, last], 2)
 
 
 def _forward(

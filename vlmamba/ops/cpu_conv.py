@@ -34,11 +34,11 @@ def gated_conv1d(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.gated_conv1d_ref` by way of `causal_conv1d`."""
     x, z = xz.chunk(2, dim=-1)
-    out, last = causal_conv1d(x, weight, bias, activation, initial_state=initial_state, reset=reset)
-    return out, out, z, last
+    out, _ = causal_conv1d(x, weight, bias, activation, initial_state=initial_state, reset=reset)
+    return out, out, z
 
 
 def causal_conv1d_update(

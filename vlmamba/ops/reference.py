@@ -113,16 +113,16 @@ def gated_conv1d_ref(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """`causal_conv1d_ref` of x where one tensor holds x and, beside it, the gate z.
 
-    xz (b, l, 2e). Returns the output (b, l, e) once for each of its two readers, z (b, l, e), and the last inputs.
+    xz (b, l, 2e). Returns the output (b, l, e) once for each of its two readers, and z (b, l, e).
     """
     x, z = xz.chunk(2, dim=-1)
-    out, last = causal_conv1d_ref(
+    out, _ = causal_conv1d_ref(
         x, weight, bias, activation, initial_state=initial_state, reset=reset
     )
-    return out, out, z, last
+    return out, out, z
 
 
 def selective_state_update_ref(
