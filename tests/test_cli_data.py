@@ -59,7 +59,8 @@ def test_json_is_all_that_json_prints(run):
     ("arguments", "message"),
     [
         (["none.json", "--images", "images"], "none.json: no such data file"),
-        (["good.json"], "Missing option '--images'"),
+        (["good.json"], "good.json needs the folder that its picture paths start from"),
+        (["images"], "images holds no .tar or .parquet shard"),
         (["good.json", "--images", "none"], "none: no such folder of pictures"),
         (["object.json", "--images", "images"], "object.json holds no list of samples"),
         (["blank.json", "--images", "images"], "blank.json holds no list of samples"),

@@ -144,8 +144,30 @@ def test_a_sample_has_its_pictures_and_learns_its_answers(folder):
     assert PROCESSOR.tokenizer.decode(learnt) == " Red."
     both = [label for label in samples.sample(1).labels if label != IGNORE_INDEX]
     assert PROCESSOR.tokenizer.decode(both) == " Hello. Good bye."
-    with pytest.raises(BadSampleError, match=r"sample b7: .*broken.png"):
+    with pytest.raises(BadSampleError, match=r"sample b7 \(.*data.json:1\): .*broken.png"):
         samples.sample(2)
+
+
+def test_an_error_that_nobody_expects_names_the_sample(folder, monkeypatch):
+    root, records = folder
+    (root / "data.json").write_text(json.dumps(records))
+    samples = LlavaSamples(root / "data.json", root / "images", PROCESSOR, max_length=64)
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr("vlmamba.data.sources.open_picture", fail)
+    with pytest.raises(RuntimeError, match=r"sample a1 \(.*data.json:1\): MemoryError: no room"):
+        samples.sample(0)
+
+
+def test_a_file_that_changed_since_it_was_looked_through_gives_bad_samples(folder):
+    root, records = folder
+    (root / "data.json").write_text(json.dumps(records))
+    samples = LlavaSamples(root / "data.json", root / "images", PROCESSOR, max_length=64)
+    (root / "data.json").write_text(json.dumps(records)[7:])
+    with pytest.raises(BadSampleError, match=r"not valid JSON: .*data.json:1"):
+        samples.sample(1)
 
 
 def test_llavas_first_stage_learns_the_caption_alone(folder):

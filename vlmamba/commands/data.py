@@ -22,11 +22,17 @@ def _several() -> None:
 @data.command()
 def check(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="A .json or .jsonl file in LLaVA's format.")
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A .json or .jsonl file in LLaVA's format, or a folder of shards."
+        ),
     ],
     images: Annotated[
-        Path, typer.Option(metavar="DIR", help="The folder that picture paths start from.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The folder that picture paths start from; none for shards."
+        ),
+    ] = None,
     limit: Annotated[
         float, typer.Option(help="The share of samples that may be bad, 0 to 1.", min=0, max=1)
     ] = 0.0,
@@ -55,7 +61,11 @@ def check(
     from vlmamba.processing import Processor
     from vlmamba.vlm import embedded_model
 
-    with failing_with(BAD_USAGE), failing_with(FAILED, (RuntimeError,)), noted(show=False):
+    with (
+        failing_with(BAD_USAGE),
+        failing_with(FAILED, (RuntimeError, ImportError)),
+        noted(show=False),
+    ):
         processor = Processor.load(embedded_model() if model is None else find_directory(model))
         source = open_source(file, images)
         with stoppable() as stopped:

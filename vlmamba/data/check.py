@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from vlmamba.data.faults import FAULTS, BadSampleError
 from vlmamba.data.index import Reading, readings
 from vlmamba.data.processes import available_cores, spread
-from vlmamba.data.sources import Source
+from vlmamba.data.sources import Source, picture_of
 from vlmamba.meter import Meter
-from vlmamba.pictures import PictureError, open_picture
 from vlmamba.processing import Processor
 
 EXAMPLES = 10  # kept of each fault
@@ -166,9 +165,7 @@ class _Looker:
 
     def look(self, k: int, name: str) -> BadSampleError | None:
         try:
-            open_picture(self.source.picture(k, name))
+            picture_of(self.source, k, name)
         except BadSampleError as fault:
             return fault
-        except PictureError as error:
-            return BadSampleError(error.reason, str(error))
         return None

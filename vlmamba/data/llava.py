@@ -1,4 +1,4 @@
-"""Data in LLaVA's format as training samples: a file of conversations and the folder of their pictures."""
+"""Data in LLaVA's format as training samples: conversations and their pictures."""
 
 import logging
 from collections import Counter
@@ -11,8 +11,7 @@ from vlmamba.data.grouping import Grouped
 from vlmamba.data.index import index_of
 from vlmamba.data.packing import Packed
 from vlmamba.data.samples import Sample
-from vlmamba.data.sources import open_source
-from vlmamba.pictures import PictureError, open_picture
+from vlmamba.data.sources import open_source, picture_of
 from vlmamba.processing import Processor
 
 log = logging.getLogger("vlmamba")
@@ -22,8 +21,10 @@ log = logging.getLogger("vlmamba")
 class LlavaData:
     """Where the samples are, and whether to pack them or to group them by length."""
 
-    file: str  # .json: a list; .jsonl: one sample a line
-    images: str  # the folder that the samples' picture paths start from
+    file: str  # .json: a list; .jsonl: one sample a line; or a folder of shards, .tar or .parquet
+    images: str = (
+        ""  # the folder that the samples' picture paths start from; shards hold their pictures
+    )
     packed: bool = True
     max_bad: float = 0.005  # share of samples that may be unreadable before training stops
     together: int = 8  # consecutive batches with as many tokens each: those of an optimiser step
@@ -65,18 +66,17 @@ class LlavaSamples:
 
     def sample(self, k: int) -> Sample:
         number = self.numbers[k]
-        conversation = parse(self.source.read(number))
-        ids, labels = self.processor.training_ids(conversation.turns)
-        name = conversation.id or self.source.place(number)
+        place = self.source.place(number)
         try:
-            pictures = [
-                open_picture(self.source.picture(number, path)) for path in conversation.pictures
-            ]
-        except PictureError as error:
-            raise BadSampleError(error.reason, f"sample {name}: {error}") from None
+            conversation = parse(self.source.read(number))
+            place = f"sample {conversation.id} ({place})"
+            ids, labels = self.processor.training_ids(conversation.turns)
+            pictures = [picture_of(self.source, number, name) for name in conversation.pictures]
         except BadSampleError as error:
-            raise BadSampleError(error.reason, f"sample {name}: {error.detail}") from None
-        return Sample(name, ids, labels, pictures)
+            raise BadSampleError(error.reason, f"{place}: {error.detail}") from None
+        except Exception as error:
+            raise RuntimeError(f"{place}: {type(error).__name__}: {error}") from error
+        return Sample(conversation.id or self.source.place(number), ids, labels, pictures)
 
     def _report(self, file: Path) -> None:
         kept, dropped = len(self.numbers), self.dropped.total()
