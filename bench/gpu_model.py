@@ -29,7 +29,7 @@ from vlmamba.measure.language_model import (
     random_model,
     random_tokens,
     reading,
-    writing,
+    writing_ms,
 )
 from vlmamba.measure.timing import copy_bytes_per_s, matmul_flops_per_s, median_ms
 
@@ -70,7 +70,7 @@ def train(b: int, l: int, sides: list[str]) -> Iterator[Row]:
     if "ours" in sides:
         model = random_model(MAMBA, GPU, torch.bfloat16).train()
         for recompute in RECOMPUTE:
-            model.backbone.recompute = recompute
+            model.model.language_model.recompute = recompute
             row = {
                 "side": "ours",
                 "recompute": recompute,
@@ -112,7 +112,7 @@ def prefill(b: int, l: int, sides: list[str]) -> Iterator[Row]:
     ids = random_tokens(MAMBA, b, l, GPU)
     for side in sides:
         if side == "ours":
-            model = random_model(MAMBA, GPU, torch.bfloat16).eval()
+            model = random_model(MAMBA, GPU, torch.bfloat16).eval().requires_grad_(False)
             run, flops = reading(model, ids), cost.forward_flops(MAMBA, b * l, b)
         else:
             model = transformer().eval()
@@ -138,22 +138,22 @@ def transformer_prefill(model: Any, ids: Tensor) -> Tensor:
 
 def decode(b: int, l: int, sides: list[str]) -> Iterator[Row]:
     """A token of every sequence after l others."""
+    ids = random_tokens(MAMBA, b, l, GPU)
     for side in sides:
+        start = time.perf_counter()
         if side == "ours":
-            model = random_model(MAMBA, GPU, torch.bfloat16).eval()
-            run = writing(model, b)
+            model = random_model(MAMBA, GPU, torch.bfloat16).eval().requires_grad_(False)
+            taken = partial(writing_ms, model, ids, REPEATS["decode"])
         else:
             model = transformer().eval()
-            run = transformer_decoding(model, random_tokens(MAMBA, b, l, GPU), side == "compiled")
-        first = seconds(run)
+            run = transformer_decoding(model, ids, side == "compiled")
+            taken = partial(median_ms, run, GPU, REPEATS["decode"])
+        taken()
+        first = time.perf_counter() - start
         weights = sum(p.numel() * p.element_size() for p in model.parameters())
-        yield {
-            "side": side,
-            "ms": median_ms(run, GPU, REPEATS["decode"]),
-            "bytes": weights,
-            "first_s": first,
-        }
-        del model, run
+        yield {"side": side, "ms": taken(), "bytes": weights, "first_s": first}
+        del model, taken
+        run = None
         torch.compiler.reset()
         free()
 

@@ -15,6 +15,7 @@ def small(monkeypatch):
     monkeypatch.setattr(short, "SMALL", MambaConfig(d_model=8, n_layer=1, vocab_size=16))
     monkeypatch.setattr(short, "SMALL_TOKENS", 4)
     monkeypatch.setattr(short, "REPEATS", {"cpu": 1})
+    monkeypatch.setattr(short, "WRITTEN", {"cpu": 3})
 
 
 def test_every_figure_is_a_ratio_and_leaves_the_backend_as_it_was(capsys):

@@ -5,9 +5,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlmamba.config import MambaConfig
-from vlmamba.mamba import MambaLM
 from vlmamba.measure import cost
-from vlmamba.measure.language_model import learning, reading
+from vlmamba.measure.language_model import learning, random_model, random_tokens, reading
 
 CONFIG = MambaConfig(d_model=24, n_layer=3, vocab_size=61, d_state=5)
 
@@ -19,15 +18,19 @@ def counted(run) -> int:
 
 
 def test_a_layers_weights_in_matrix_products():
-    mixer = MambaLM(CONFIG).backbone.layers[0].mixer
+    mixer = (
+        random_model(CONFIG, torch.device("cpu"), torch.float32)
+        .model.language_model.layers[0]
+        .mixer
+    )
     linear = [m.weight.numel() for m in mixer.modules() if isinstance(m, nn.Linear)]
     assert cost.layer_matmul_parameters(CONFIG) == sum(linear)
 
 
 def test_operations_are_those_that_pytorch_counts(monkeypatch):
     monkeypatch.setenv("VLMAMBA_BACKEND", "reference")  # its scan has no matrix products
-    model = MambaLM(CONFIG)
-    ids = torch.randint(2, 61, (2, 9))
+    model = random_model(CONFIG, torch.device("cpu"), torch.float32)
+    ids = random_tokens(CONFIG, 2, 9, torch.device("cpu"))
     assert counted(reading(model.eval(), ids)) == cost.forward_flops(CONFIG, 18, 2)
     # The loss is not taken at a row's last position.
     learnt = 3 * cost.forward_flops(CONFIG, 18, 16)

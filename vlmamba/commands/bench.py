@@ -26,14 +26,14 @@ def bench(
     vlmamba bench
     vlmamba bench scan train --json
     """
-    from vlmamba.measure.short import RUNS, measure
+    from vlmamba.measure.short import TIMED, measure
     from vlmamba.ops.backend import choose
     from vlmamba.vlm import choose_device
 
-    whats = what or list(RUNS)
-    unknown = [name for name in whats if name not in RUNS]
+    whats = what or list(TIMED)
+    unknown = [name for name in whats if name not in TIMED]
     if unknown:
-        raise CommandError(f"{unknown[0]} is unknown: use {', '.join(RUNS)}", BAD_USAGE)
+        raise CommandError(f"{unknown[0]} is unknown: use {', '.join(TIMED)}", BAD_USAGE)
     with failing_with(BAD_USAGE, (ValueError, RuntimeError)):
         chosen = choose_device(device)
         backend = choose(chosen).backend

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -18,7 +19,7 @@ from vlmamba.measure.language_model import (
     random_model,
     random_tokens,
     reading,
-    writing,
+    writing_ms,
 )
 from vlmamba.measure.timing import median_ms
 from vlmamba.ops import selective_scan
@@ -27,6 +28,7 @@ SMALL = MambaConfig(d_model=128, n_layer=2, vocab_size=2048)
 SMALL_TOKENS = 128
 ROOM = 30e9  # bytes of memory that the 2.8B model needs to train
 REPEATS = {"cpu": 3, "cuda": 10}
+WRITTEN = {"cpu": 16, "cuda": 128}  # tokens
 
 
 @dataclass(frozen=True)
@@ -43,21 +45,24 @@ class Figure:
 def measure(whats: list[str], device: torch.device) -> Iterator[Figure]:
     """The figures of each of `whats`: scan, decode, prefill, train."""
     for what in whats:
-        for size, tokens, run in RUNS[what](device):
+        for size, tokens, taken_ms in TIMED[what](device):
+            ours = taken_ms()
             if device.type == "cuda":
-                taken = median_ms(run, device, REPEATS["cuda"])
-                yield Figure(what, size, taken, 1e3 * tokens / taken)
+                yield Figure(what, size, ours, 1e3 * tokens / ours)
             else:
-                ours = median_ms(run, device, REPEATS["cpu"], warmup=1)
                 with _reference():
-                    theirs = median_ms(run, device, REPEATS["cpu"], warmup=1)
-                yield Figure(what, size, times_as_fast=theirs / ours)
+                    yield Figure(what, size, times_as_fast=taken_ms() / ours)
 
 
-Run = tuple[str, int, Callable[[], object]]
+# A size in words, the tokens in it, and what measures how many milliseconds they take.
+Timed = tuple[str, int, Callable[[], float]]
 
 
-def _scan(device: torch.device) -> Iterator[Run]:
+def _median(run: Callable[[], object], device: torch.device) -> Callable[[], float]:
+    return partial(median_ms, run, device, REPEATS[device.type], warmup=1)
+
+
+def _scan(device: torch.device) -> Iterator[Timed]:
     on_gpu = device.type == "cuda"
     b, l, e = (8, 2048, 5120) if on_gpu else (1, 256, 256)
     dtype = torch.bfloat16 if on_gpu else torch.float32
@@ -76,8 +81,8 @@ def _scan(device: torch.device) -> Iterator[Run]:
         return torch.autograd.grad(y, inputs, torch.ones_like(y))
 
     size = f"batch {b}, {l} positions, {e} channels"
-    yield f"forward, {size}", b * l, forward
-    yield f"forward and backward, {size}", b * l, both
+    yield f"forward, {size}", b * l, _median(forward, device)
+    yield f"forward and backward, {size}", b * l, _median(both, device)
 
 
 def _model(device: torch.device) -> tuple[str, MambaConfig, torch.dtype]:
@@ -87,31 +92,36 @@ def _model(device: torch.device) -> tuple[str, MambaConfig, torch.dtype]:
     return name, SIZES[name], torch.bfloat16
 
 
-def _prefill(device: torch.device) -> Iterator[Run]:
+def _prefill(device: torch.device) -> Iterator[Timed]:
     name, config, dtype = _model(device)
-    model = random_model(config, device, dtype).eval()
+    model = random_model(config, device, dtype).eval().requires_grad_(False)
     for b, l in [(1, 800), (8, 800)] if device.type == "cuda" else [(1, SMALL_TOKENS)]:
         ids = random_tokens(config, b, l, device)
-        yield f"{name}, batch {b}, {l} tokens", b * l, reading(model, ids)
+        yield f"{name}, batch {b}, {l} tokens", b * l, _median(reading(model, ids), device)
 
 
-def _decode(device: torch.device) -> Iterator[Run]:
+def _decode(device: torch.device) -> Iterator[Timed]:
     name, config, dtype = _model(device)
-    model = random_model(config, device, dtype).eval()
+    model = random_model(config, device, dtype).eval().requires_grad_(False)
     for b in (1, 8, 64) if device.type == "cuda" else (1,):
-        yield f"{name}, batch {b}", b, writing(model, b)
+        ids = random_tokens(config, b, 8, device)
+        yield f"{name}, batch {b}", b, partial(writing_ms, model, ids, WRITTEN[device.type])
 
 
-def _train(device: torch.device) -> Iterator[Run]:
+def _train(device: torch.device) -> Iterator[Timed]:
     name, config, dtype = _model(device)
     model = random_model(config, device, dtype).train()
-    model.backbone.recompute = "scan"
+    model.model.language_model.recompute = "scan"
     b, l = (4, 2048) if device.type == "cuda" else (1, SMALL_TOKENS)
     ids = random_tokens(config, b, l, device)
-    yield f"{name}, batch {b}, {l} tokens, forward and backward", b * l, learning(model, ids)
+    yield (
+        f"{name}, batch {b}, {l} tokens, forward and backward",
+        b * l,
+        _median(learning(model, ids), device),
+    )
 
 
-RUNS = {"scan": _scan, "decode": _decode, "prefill": _prefill, "train": _train}
+TIMED = {"scan": _scan, "decode": _decode, "prefill": _prefill, "train": _train}
 
 
 @contextmanager
