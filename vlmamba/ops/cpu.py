@@ -6,8 +6,8 @@ not take back. Threads are PyTorch's own (`torch.set_num_threads`).
 
 from vlmamba.ops.cpu_conv import causal_conv1d, causal_conv1d_update, gated_conv1d
 from vlmamba.ops.cpu_loss import linear_cross_entropy
+from vlmamba.ops.cpu_norm import add_rms_norm
 from vlmamba.ops.cpu_scan import selective_scan, selective_state_update
-from vlmamba.ops.reference import add_rms_norm
 
 __all__ = [
     "add_rms_norm",
