@@ -1,6 +1,8 @@
 """`vlmamba import`: what it prints, and one line with an exit code for what cannot be done."""
 
 import json
+import subprocess
+import sys
 
 import published
 import pytest
@@ -142,3 +144,30 @@ def test_wrong_exports_are_one_line(run, tmp_path, arguments, code, reason):
     assert reason in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+FULL_DISK = """
+import resource, signal
+from vlmamba.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # smaller than the weights
+for command in (
+    "import mamba --tokenizer tokens -o out",
+    "export mamba --format state-spaces -o out",
+    "export mamba --format state-spaces --safetensors -o out",
+    "export mamba --format gguf --tokenizer tokens -o out",
+):
+    print(main(command.split()))
+"""
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(run, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    done = subprocess.run(
+        [sys.executable, "-c", FULL_DISK], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["1"] * 4
+    lines = done.stderr.splitlines()
+    assert len(lines) == 4
+    assert all("could not be written" in line for line in lines)
+    assert sorted(tmp_path.rglob("*")) == before

@@ -102,6 +102,15 @@ def write_shards(
     (directory / SAFETENSORS_INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what libraries raise when a file cannot be written, each its own, into an OSError of one line."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise OSError(f"{path.name} could not be written ({error}): is the disk full?") from None
+
+
 def some(names: Iterable[str]) -> str:
     """The first names in order, and how many more there are."""
     ordered = sorted(names)
@@ -207,7 +216,8 @@ def _save(path: Path, names: Iterable[str], read: Callable[[str], Tensor]) -> No
         tensor = alone(read(name))
         twice = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
         tensors[name] = tensor.clone() if twice else tensor
-    save_file(tensors, path, metadata={"format": "pt"})
+    with writing(path):
+        save_file(tensors, path, metadata={"format": "pt"})
     path.chmod(mode)  # safetensors makes it private
 
 

@@ -29,7 +29,7 @@ from vlmamba.exchange.store import Store
 from vlmamba.exchange.tokens import copy_tokenizer, tokenizer_file
 from vlmamba.exchange.writing import new_directory, new_file, write_json
 from vlmamba.processing import Processor, read_tokenizer
-from vlmamba.weight_files import PICKLE, CheckpointError, alone
+from vlmamba.weight_files import PICKLE, CheckpointError, alone, writing
 
 Format = Literal["transformers", "state-spaces", "gguf"]
 Part = Literal["language", "vision"]
@@ -97,7 +97,8 @@ def _write_state_spaces(directory: Path, config: MambaConfig, store: Store, pick
     if pickled:
         tensors = {name(ours): alone(store.read(ours)) for ours in store.plan.placed}
         tensors.setdefault(HEAD, tensors[name(TABLE)])
-        torch.save(tensors, directory / PICKLE)
+        with writing(directory / PICKLE):
+            torch.save(tensors, directory / PICKLE)
     else:
         store.write(directory, name, also={HEAD: TABLE} if config.tie_embeddings else None)
     write_json(directory / "config.json", settings)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from vlmamba.config import MambaConfig
 from vlmamba.exchange.tokens import EOS, PAD
-from vlmamba.weight_files import CheckpointError, check_finite
+from vlmamba.weight_files import CheckpointError, check_finite, writing
 
 _CONTEXT = 2**20  # a state has no limit; llama.cpp wants a number
 _CONVOLUTION = ".conv1d.weight"
@@ -58,7 +58,9 @@ def write_gguf(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name in shapes:
-        writer.write_tensor_data(_converted(name, read(name), dtype))
+        data = _converted(name, read(name), dtype)
+        with writing(file):
+            writer.write_tensor_data(data)
     writer.close()
 
 
