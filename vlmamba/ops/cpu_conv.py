@@ -98,14 +98,13 @@ def _alive(segment: Tensor, l: int) -> Tensor:
 
 def _taps(seen: Tensor, weight: Tensor, bias: Tensor | None, segment: Tensor | None) -> Tensor:
     """The convolution before its activation (b, l, e), in the wide dtype."""
-    dtype = scan_dtype(seen.dtype)
     k = weight.shape[1]
-    b, l, e = seen.shape[0], seen.shape[1] - k + 1, seen.shape[2]
-    out = seen.new_zeros((b, l, e), dtype=dtype)
-    if bias is not None:
-        out += bias.to(dtype)
-    for j, tap in enumerate(weight.to(dtype).t().contiguous()):
-        out.addcmul_(_window(seen, segment, j, k), tap)
+    windows = (_window(seen, segment, j, k) for j in range(k))
+    first = next(windows)
+    tap, *taps = weight.to(first.dtype).t().contiguous()
+    out = first * tap if bias is None else torch.addcmul(bias.to(first.dtype), first, tap)
+    for window, tap in zip(windows, taps, strict=True):
+        out.addcmul_(window, tap)
     return out
 
 

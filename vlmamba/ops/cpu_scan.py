@@ -174,7 +174,7 @@ def _forward(
     if D is not None:
         y.addcmul_(scan.u, D.to(y.dtype))
     if z is not None:
-        y *= F.silu(_position_first(z, y.dtype))
+        y *= F.silu(z.to(y.dtype)).transpose(0, 1)
     return _batch_first(y), last.transpose(1, 2).contiguous(), starts
 
 
