@@ -71,7 +71,7 @@ class PublicParts:
     tokenizer: str = "EleutherAI/gpt-neox-20b"
 
     def processor(self, config: ModelConfig, image: ImageSettings, template: Template) -> Processor:
-        tokenizer = read_tokenizer(locate(self.tokenizer) / "tokenizer.json")
+        tokenizer = read_tokenizer(locate(self.tokenizer, weights=False) / "tokenizer.json")
         tokens = gpt_neox_tokens(tokenizer)
         return Processor(tokenizer, image, config.vision.num_patches, template, **tokens)
 

@@ -217,6 +217,19 @@ def test_hub_ids(place, monkeypatch):
     assert all("*.py" not in patterns for _, patterns in asked)
 
 
+def test_a_tokenizer_is_downloaded_without_the_weights_beside_it(place, monkeypatch):
+    asked = []
+
+    def download(name, allow_patterns):
+        asked.append((name, allow_patterns))
+        return str(place / "tokens")
+
+    hub(monkeypatch, download)
+    import_model(str(place / "mamba"), place / "out")
+    assert [name for name, _ in asked] == ["EleutherAI/gpt-neox-20b"]
+    assert not any("safetensors" in pattern or ".bin" in pattern for pattern in asked[0][1])
+
+
 def test_a_file_on_the_hub(place, monkeypatch):
     torch.save(published.projector(), place / "mm_projector.bin")
     hub(monkeypatch, lambda name, allow_patterns: str(place))

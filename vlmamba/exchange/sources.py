@@ -52,9 +52,10 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     return Checkpoint(str(source), path, layout, settings, weights)
 
 
-def locate(source: str | Path) -> Path:
+def locate(source: str | Path, weights: bool = True) -> Path:
     """A local path as it is; a hub id, or a file in one (OWNER/NAME/FILE), downloaded.
 
+    weights: whether they are wanted, or only what stands beside them: the tokenizer of 20 billion parameters is small.
     Raises FileNotFoundError when it is neither, or the hub does not give it.
     """
     path = Path(source)
@@ -66,7 +67,7 @@ def locate(source: str | Path) -> Path:
             f"{source}: no such file or directory (a model on the hub is written OWNER/NAME)"
         )
     try:
-        return _download(match[1], match[2])
+        return _download(match[1], match[2], weights)
     except Exception as error:  # offline, private, misspelt: each has an exception of its own
         reason = str(error).strip().splitlines()[0]
         raise FileNotFoundError(
@@ -74,7 +75,7 @@ def locate(source: str | Path) -> Path:
         ) from None
 
 
-def _download(repository: str, file: str | None) -> Path:
+def _download(repository: str, file: str | None, weights: bool) -> Path:
     from huggingface_hub import snapshot_download
 
     if file is not None:
@@ -83,6 +84,8 @@ def _download(repository: str, file: str | None) -> Path:
         if not (found / file).exists():
             raise FileNotFoundError(f"{repository} has no {file}")
         return found / file
+    if not weights:
+        return Path(snapshot_download(repository, allow_patterns=_SMALL_FILES))
     found = Path(
         snapshot_download(repository, allow_patterns=[*_SMALL_FILES, "model*.safetensors"])
     )

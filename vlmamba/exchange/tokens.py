@@ -32,7 +32,7 @@ def tokenizer_file(language: Checkpoint, named: str | None) -> Path:
     if named is None and beside.is_file():
         return beside
     try:
-        found = locate(named or GPT_NEOX)
+        found = locate(named or GPT_NEOX, weights=False)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"the tokenizer: {error}; name its directory with --tokenizer"
