@@ -39,9 +39,7 @@ def compare_language(
     }
     if config.tie_embeddings:
         ours["lm_head.weight"] = ours["backbone.embeddings.weight"]
-    with torch.device("meta"):
-        model = MambaLM(config)
-    got = _output(model, ours, ids)
+    got = _output(MambaLM, config, ours, ids)
     with _transformers() as library:
         options: dict[str, Any] = {}
         if checkpoint.layout is STATE_SPACES:
@@ -65,9 +63,7 @@ def compare_tower(
     pixels = torch.randn(1, config.num_channels, size, size, generator=generator)
     weights = open_weights(written)
     ours = {n.removeprefix(TOWER): t for n, t in weights.items() if n.startswith(TOWER)}
-    with torch.device("meta"):
-        model = VisionTower(config)
-    got = _output(model, ours, pixels)
+    got = _output(VisionTower, config, ours, pixels)
     with _transformers() as library:
         name = "CLIPVisionModel" if config.layout == "clip" else "SiglipVisionModel"
         theirs = _loaded(getattr(library, name), checkpoint, {})
@@ -77,7 +73,12 @@ def compare_tower(
     return _verdict("vision tower", got, expected, _narrowed(checkpoint, dtype))
 
 
-def _output(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+def _output(
+    kind: type[nn.Module], config: Any, tensors: dict[str, Tensor], inputs: Tensor
+) -> Tensor:
+    """What our module computes; it is gone before transformers' is loaded."""
+    with torch.device("meta"):
+        model = kind(config)
     model.load_state_dict({n: t.float() for n, t in tensors.items()}, assign=True)
     with torch.no_grad():
         return model.eval()(inputs)
