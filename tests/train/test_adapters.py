@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from processes import launch
 from tiny import tiny_config
 
 from vlmamba.checkpoints import load_model
@@ -213,6 +214,19 @@ def test_stopped_and_resumed_equals_never_stopped(tmp_path, monkeypatch):
     again = run("tiny", settings=ADAPTED, output=output, resume=True)
     assert again == output  # finished: merged once more from the same base
     assert all(torch.equal(tensor, weights(output)[name]) for name, tensor in a.items())
+
+
+def run_adapted(output):
+    settings = [*ADAPTED, "accumulation=2", "finetune.lora.dropout=0"]
+    return run("tiny", settings=settings, output=output)
+
+
+def test_two_processes_share_adapters_and_end_as_one(tmp_path):
+    run_adapted(tmp_path / "one")
+    assert launch(2, run_adapted, tmp_path / "two") == [tmp_path / "two"] * 2
+    one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=2e-5, msg=name)
 
 
 @pytest.mark.parametrize(
