@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import toy
 from processes import launch
 
@@ -90,6 +91,21 @@ def until_killed(directory: Path, delay: float) -> None:
     run_stage(toy.make_model(), Watched(toy.RandomBatches(), start), STEPS, directory, resume=True)
 
 
+def never_killed(steps: list[int]) -> dict[int, dict[str, torch.Tensor]]:
+    """The weights after each of those steps."""
+    model, after = toy.make_model(), {}
+
+    def keep(step):
+        if step in steps:
+            after[step] = toy.weights(model)
+        if step > steps[-1]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(model, Watched(toy.RandomBatches(), keep), STEPS)
+    return after
+
+
 def test_twenty_kills_at_random_moments_leave_no_checkpoint_that_loads_wrong(tmp_path):
     chance, reached = random.Random(0), []
     for _ in range(20):
@@ -101,14 +117,6 @@ def test_twenty_kills_at_random_moments_leave_no_checkpoint_that_loads_wrong(tmp
     assert steps == sorted(steps)
     assert steps[-1] > 20
 
-    model, expected = toy.make_model(), {}
-
-    def keep(step):
-        expected[step] = toy.weights(model)
-        if step > steps[-1]:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        run_stage(model, Watched(toy.RandomBatches(), keep), STEPS)
+    (expected,) = launch(1, never_killed, steps)
     for step, weights in reached:
-        assert toy.same(weights, {name: expected[step][name] for name in weights})
+        assert toy.same(weights, {name: expected[step][name] for name in weights}), step

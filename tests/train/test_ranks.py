@@ -116,10 +116,6 @@ def in_each(directory: Path) -> dict:
     """All that processes which work together do and see; one start serves for all of it."""
     with Ranks.start() as ranks:
         seen: dict = {name: trained(ranks, stage=stage) for name, stage in FORMS.items()}
-        seen["align"] = trained(ranks, stage=replace(SHARDED, name="align"))
-        seen["bf16"] = [
-            trained(ranks, stage=replace(FORMS[form], precision="bf16")) for form in ("ddp", "fsdp")
-        ]
         seen["stopped"] = trained(
             ranks, directory / "stopped", SHARDED, WithTexts(before=stop_in_step_2)
         )
@@ -130,16 +126,28 @@ def in_each(directory: Path) -> dict:
                 objective=nothing_finite_in_batch_7,
             )
         )  # fmt: skip
-        for form in ("ddp", "fsdp", "fsdp-grad-op"):
-            seen[f"watched {form}"] = watched(ranks, directory / form, FORMS[form])
-        half = replace(FORMS["fsdp-grad-op"], precision="bf16")
-        seen["half"] = [
-            trained(ranks, stage=half, held_out=held_out)
-            for held_out in (None, HeldOut(Lines(), 3, max_new_tokens=4))
-        ]
         seen["unreadable"] = error_of(lambda: trained(ranks, batches=WithTexts(fail_at_batch_5)))
         seen["skipped"] = error_of(lambda: trained(ranks, directory / "skipped", batches=Holed()))
         seen["unequal"] = error_of(lambda: trained(ranks, stage=replace(STAGE, accumulation=3)))
+        if ranks.world == 2:
+            seen |= in_two(ranks, directory)
+    return seen
+
+
+def in_two(ranks: Ranks, directory: Path) -> dict:
+    """What more processes would only repeat."""
+    seen: dict = {}
+    seen["align"] = trained(ranks, stage=replace(SHARDED, name="align"))
+    seen["bf16"] = [
+        trained(ranks, stage=replace(FORMS[form], precision="bf16")) for form in ("ddp", "fsdp")
+    ]
+    for form in ("ddp", "fsdp", "fsdp-grad-op"):
+        seen[f"watched {form}"] = watched(ranks, directory / form, FORMS[form])
+    half = replace(FORMS["fsdp-grad-op"], precision="bf16")
+    seen["half"] = [
+        trained(ranks, stage=half, held_out=held_out)
+        for held_out in (None, HeldOut(Lines(), 3, max_new_tokens=4))
+    ]
     return seen
 
 
@@ -152,6 +160,9 @@ def several(request, tmp_path_factory):
     seen = launch(request.param, in_each, directory)
     assert all(isinstance(result, dict) for result in seen), seen
     return request.param, seen, directory
+
+
+two = pytest.mark.parametrize("several", [2], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -181,11 +192,13 @@ def test_losses_and_weights_are_those_of_one_process(several, one, form):
         assert_same(seen[form], one["finetune"])
 
 
+@two
 def test_gradients_pass_through_a_sharded_frozen_language_model(several, one):
     for seen in several[1]:
         assert_same(seen["align"], one["align"])
 
 
+@two
 @pytest.mark.parametrize("form", FORMS)
 def test_held_out_samples_are_answered_alike_and_leave_no_trace(several, one, form):
     for seen in several[1]:
@@ -195,12 +208,14 @@ def test_held_out_samples_are_answered_alike_and_leave_no_trace(several, one, fo
     assert len({str(answers) for answers in one["watched"][2]}) > 1  # they change as it learns
 
 
+@two
 def test_what_is_left_after_an_answer_are_the_masters_and_not_what_was_gathered(several):
     for seen in several[1]:
         (_, silent), (_, asked) = seen["half"]
         assert toy.same(silent, asked)
 
 
+@two
 def test_weights_that_travel_as_bf16_compute_what_autocast_computes(several, one):
     """One process, copies and shards round alike; sums of gradients differ in their order."""
     for seen in several[1]:

@@ -1,7 +1,6 @@
 """What can be seen of a run while it goes and afterwards: figures, answers to held-out samples, a plot, a summary."""
 
 import json
-import logging
 import sys
 import types
 from dataclasses import replace
@@ -87,9 +86,7 @@ def held_out(tmp_path_factory):
     return directory, samples
 
 
-def test_held_out_samples_are_answered_as_the_finished_model_answers_them(
-    tmp_path, held_out, caplog
-):
+def test_held_out_samples_are_answered_as_the_finished_model_answers_them(tmp_path, held_out):
     directory, samples = held_out
     settings = ["steps=3", "batch_size=1", "log_interval=1", *(
         f"{stage}.data.count=4" for stage in ("pretrain", "align", "finetune")
@@ -98,9 +95,7 @@ def test_held_out_samples_are_answered_as_the_finished_model_answers_them(
         f"finetune.sample_file={directory / 'held-out.json'}", f"sample_images={directory}",
         "sample_interval=2", "sample_count=3", "finetune.steps=30",
     ]  # fmt: skip
-    with caplog.at_level(logging.WARNING):
-        run("tiny", settings=[*settings, *asked], output=tmp_path / "asked")
-        run("tiny", settings=[*settings, "finetune.steps=30"], output=tmp_path / "silent")
+    run("tiny", settings=[*settings, *asked], output=tmp_path / "asked")
     lines = (tmp_path / "asked" / "training" / "finetune" / "samples.jsonl").read_text()
     seen = [json.loads(line) for line in lines.splitlines()]
     assert [one["step"] for one in seen] == list(range(2, 31, 2))
@@ -112,10 +107,3 @@ def test_held_out_samples_are_answered_as_the_finished_model_answers_them(
         assert answer["sample"] == sample["id"]
         assert answer["wanted"] == sample["conversations"][1]["value"]
         assert answer["said"] == vlm.ask(directory / sample["image"], question)
-
-    # Asking leaves no trace in what is learnt.
-    logs = [
-        (tmp_path / name / "training" / "finetune" / "log.jsonl") for name in ("asked", "silent")
-    ]
-    losses = [[json.loads(line)["loss"] for line in log.read_text().splitlines()] for log in logs]
-    assert losses[0] == losses[1]
