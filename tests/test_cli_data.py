@@ -1,11 +1,6 @@
 """`vlmamba data check` as a user meets it: what it prints, where, and the code it ends with."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import pytest
 from data import faulty_set
@@ -93,34 +88,3 @@ def test_ctrl_c_leaves_a_report_of_what_was_read(run, monkeypatch):
     assert code == 130
     assert out.endswith("stopped before the end: 0 samples and 0 pictures read\n")
     assert json.loads(run("good.json", "--images", "images", "--json")[1])["complete"] is False
-
-
-def test_ctrl_c_reaches_no_process_that_reads(tmp_path):
-    """A terminal sends it to all of them, and here before they are ready."""
-    faulty_set.write(tmp_path)
-    samples = [faulty_set.about("coco/good.jpg", str(k)) for k in range(5000)]
-    (tmp_path / "many.json").write_text(json.dumps(samples))
-    script = (
-        "import sys\n"
-        "from vlmamba.cli import main\n"
-        "from vlmamba.data import check, index\n"
-        "index.PIECE = 64\n"
-        "read = check._Check.read\n"
-        "def reading(*arguments):\n"
-        "    print('reading', flush=True)\n"
-        "    return read(*arguments)\n"
-        "check._Check.read = reading\n"
-        "sys.exit(main('data check many.json --images images --processes 2'.split()))\n"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, env=os.environ | {"XDG_CACHE_HOME": str(tmp_path)}, start_new_session=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    assert process.stdout.readline() == "reading\n"
-    time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "stopped before the end" in out
-    assert err == ""

@@ -1,6 +1,7 @@
 """Samples found by their place in a file: the same as parsing it whole, and no further than a broken one."""
 
 import json
+import os
 
 import pytest
 from hypothesis import given, settings
@@ -51,6 +52,12 @@ def test_a_list_holds_what_json_reads_whatever_the_block(
         if isinstance(value, str) and value:
             line = lines[int(found.place(k).rsplit(":", 1)[1]) - 1]
             assert json.dumps(value, ensure_ascii=ascii_only) in line
+
+
+@pytest.mark.parametrize("block", range(1, 16))
+def test_a_number_cut_by_a_block_is_one_number(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(json_source, "_BLOCK", block)
+    assert contents(source(tmp_path, "[12345, 67890]")) == [12345, 67890]
 
 
 @settings(max_examples=20, deadline=None)
@@ -123,7 +130,9 @@ def test_a_large_file_is_looked_through_once(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(json_source, "elements", lambda file: pytest.fail("looked through again"))
         assert contents(JsonSource(tmp_path / "data.json", tmp_path)) == contents(first) == SAMPLES
-    (tmp_path / "data.json").write_text(json.dumps(SAMPLES[:1]))
+    shorter = json.dumps(SAMPLES[:1]).ljust(len(json.dumps(SAMPLES)))  # the size stays
+    (tmp_path / "data.json").write_text(shorter)
+    os.utime(tmp_path / "data.json", (1, 1))
     assert contents(JsonSource(tmp_path / "data.json", tmp_path)) == SAMPLES[:1]
 
 

@@ -1,5 +1,7 @@
 """Pictures are found in every layout that LLaVA's instructions make, and nowhere else."""
 
+import os
+
 import pytest
 
 from vlmamba.data.faults import BadSampleError
@@ -60,6 +62,13 @@ def test_links_may_lead_about_within_the_root_and_not_out_of_it(root):
     for name in ("out/secret.jpg", "out.jpg", "near/x.jpg"):
         with pytest.raises(BadSampleError, match="link to"):
             folder.find(name)
+
+
+def test_what_is_no_file_is_not_opened(root):
+    os.mkfifo(root / "pipe.jpg")
+    for name in ("pipe.jpg", "gqa/images"):
+        with pytest.raises(BadSampleError, match="is not a file"):
+            PictureFolder(root).find(name)
 
 
 def test_the_root_itself_may_be_a_link(root, tmp_path):

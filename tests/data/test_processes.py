@@ -47,23 +47,57 @@ def test_a_process_that_dies_is_said():
         list(spread(die, range(30), 2))
 
 
-def test_no_process_outlives_its_parent(tmp_path):
-    """SIGKILL cannot be caught: the workers notice by themselves."""
+@pytest.fixture
+def parent(tmp_path):
+    """A process with two workers, in a session of its own as on a terminal; each says its number and works."""
     script = tmp_path / "parent.py"
     script.write_text(
-        "import os, time\n"
+        "import os, sys, time\n"
+        "from vlmamba.commands.interrupt import stoppable\n"
         "from vlmamba.data.processes import spread\n"
         "def work(n):\n"
         "    print(os.getpid(), flush=True)\n"
-        "    time.sleep(60)\n"
+        "    time.sleep(float(sys.argv[1]))\n"
         "if __name__ == '__main__':\n"
-        "    list(spread(work, range(4), 2))\n"
+        "    with stoppable() as stopped:\n"
+        "        print('ready', flush=True)\n"
+        "        for _ in spread(work, range(8), 2):\n"
+        "            if stopped():\n"
+        "                sys.exit(7)\n"
     )
-    parent = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout is not None
-    workers = [int(parent.stdout.readline()) for _ in range(2)]
-    parent.kill()
-    parent.communicate()
+    started = []
+
+    def start(seconds):
+        process = subprocess.Popen(
+            [sys.executable, str(script), str(seconds)], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.parametrize("delay", [0.05, 0.2, 1.0])
+def test_ctrl_c_on_a_terminal_is_heard_by_the_parent_alone(parent, delay):
+    """A terminal sends it to all processes; the workers, even while they start, go on to what they do."""
+    process = parent(0.3)
+    time.sleep(delay)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (7, "")
+
+
+def test_no_process_outlives_its_parent(parent):
+    """SIGKILL cannot be caught: the workers notice by themselves."""
+    process = parent(60)
+    workers = [int(process.stdout.readline()) for _ in range(2)]
+    process.kill()
+    process.communicate()
     deadline = time.monotonic() + 10
     while any(map(alive, workers)):
         assert time.monotonic() < deadline, "a worker is still there"

@@ -11,6 +11,8 @@ import torch
 import toy
 
 from vlmamba.data.batches import Batch, in_order
+from vlmamba.data.samples import Budget, TooManyBadError
+from vlmamba.train.checkpoint import load_newest
 from vlmamba.train.loop import NonFiniteError, language_loss, run_stage
 from vlmamba.train.stages import freeze_for
 
@@ -28,6 +30,17 @@ class Watched(toy.RandomBatches):
         if self.change:
             self.change(index, batch)
         return batch
+
+
+class Holed(Watched):
+    """A sample of every batch cannot be read; of five batches' samples three may be."""
+
+    def __init__(self, **watched) -> None:
+        super().__init__(**watched)
+        self.budget = Budget(0.5, 6)
+
+    def batch(self, index: int) -> Batch:
+        return replace(super().batch(index), skipped=(f"sample-{index}c",))
 
 
 def run_log(directory):
@@ -275,6 +288,21 @@ def test_the_log_says_what_happened(tmp_path):
     assert [line["tokens"] for line in lines] == [60, 60, 30]
     assert [line["supervised"] for line in lines] == [30, 22, 16]
     assert all(line["tokens_per_s"] > 0 and line["lr"] > 0 for line in lines)
+
+
+def test_too_many_unreadable_samples_end_the_run_with_what_was_done(tmp_path):
+    with pytest.raises(TooManyBadError, match="4 samples could not be read, max_bad allows 3"):
+        run_stage(toy.make_model(), Holed(), toy.STAGE, tmp_path)
+    found = load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert (found.step, found.unreadable) == (3, 3)
+
+
+def test_a_resumed_run_has_not_forgotten_what_could_not_be_read(tmp_path):
+    stop = Holed(before=lambda k: os.kill(os.getpid(), signal.SIGTERM) if k == 1 else None)
+    assert run_stage(toy.make_model(), stop, toy.STAGE, tmp_path).step == 2
+    with pytest.raises(TooManyBadError, match="4 samples could not be read, max_bad allows 3"):
+        run_stage(toy.make_model(), Holed(), toy.STAGE, tmp_path, resume=True)
 
 
 def test_threads_prepare_batches_in_order_and_pass_errors_on():

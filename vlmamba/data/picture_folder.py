@@ -21,7 +21,8 @@ class PictureFolder:
     def find(self, name: str) -> Path:
         """The file of that name, or else of that name with another ending; it need not exist.
 
-        Raises BadSampleError when the name, or a link on its way, leads out of the folder.
+        Raises BadSampleError when the name, or a link on its way, leads out of the folder or to what is no file: a pipe
+        would be waited on for ever.
         """
         if not _stays_inside(name):
             raise BadSampleError("path-outside", name)
@@ -34,6 +35,8 @@ class PictureFolder:
             path = next((other for other in others if other.exists()), path)
         if path.is_symlink() and not self._holds(target := os.path.realpath(path)):
             raise BadSampleError("path-outside", f"{name} is a link to {target}")
+        if path.exists() and not path.is_file():
+            raise BadSampleError("undecodable", f"{name} is not a file")
         return path
 
     def _holds(self, real: str) -> bool:

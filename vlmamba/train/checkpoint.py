@@ -60,6 +60,7 @@ class Checkpoint:
     config: dict[str, Any]  # what the run was asked to do
     frozen: str  # fingerprint of the weights that were not trained
     files: tuple[str, ...]
+    unreadable: int = 0  # samples that could not be read
 
     @property
     def finished(self) -> bool:
@@ -221,7 +222,7 @@ def _read(path: Path) -> Checkpoint:
             raise ValueError(f"{name} does not have its checksum")
     return Checkpoint(
         path, manifest["step"], manifest["total_steps"], manifest["config"], manifest["frozen"],
-        tuple(manifest["files"]),
+        tuple(manifest["files"]), manifest.get("unreadable", 0),
     )  # fmt: skip
 
 

@@ -133,7 +133,7 @@ class _Run:
         self.directory, self.objective = directory, objective
         self.config = {**config, "stage": asdict(stage)}
         self.budget: Budget | None = getattr(batches, "budget", None)
-        self.unreadable = 0  # samples of all processes, since they began
+        self.unreadable = 0  # samples so far, of all processes
         self.total, self.each = stage.total_steps(len(batches)), stage.batches_each(ranks.world)
         self.trained = freeze_for(model, stage.name)
         self.frozen = checkpoint.frozen_fingerprint(model) if directory is not None else ""
@@ -226,14 +226,15 @@ class _Run:
         if self.budget is None:
             return
         lacking = sum(len(batch.skipped) for batch in micro)
-        self.unreadable += int(self.ranks.sum(torch.tensor(lacking)))
+        unreadable = self.unreadable + int(self.ranks.sum(torch.tensor(lacking)))
         epochs = 1 + (step * self.stage.accumulation - 1) // len(self.batches)
-        too_many = self.budget.exceeded(self.unreadable, epochs)
+        too_many = self.budget.exceeded(unreadable, epochs)
         if too_many is not None:
             done = step - 1
             if done > start and done % self.stage.checkpoint_interval:
                 self.save(done)
             raise too_many
+        self.unreadable = unreadable
 
     def supply(self, start: int) -> Generator[Batch, None, None]:
         """This process's batches, in order: of the k batches of every step, number rank, rank + world, ..."""
@@ -263,7 +264,7 @@ class _Run:
             kinds["average"] = share_on_host(self.average.weights.items(), shared)
         manifest = {
             "step": step, "total_steps": self.total, "frozen": self.frozen,
-            "processes": self.ranks.world, "config": self.config,
+            "processes": self.ranks.world, "config": self.config, "unreadable": self.unreadable,
         }  # fmt: skip
         self.saver.begin(step, kinds, manifest)
 
@@ -318,6 +319,7 @@ class _Run:
             self.optimizer.state[parameter][kind] = self.shared.like(value, parameter)
         if self.average is not None:
             self.average.restore(found.average)
+        self.unreadable = found.unreadable
         checkpoint.restore_random_state(found, self.ranks.rank, self.stage.seed)
         if self.ranks.first and self.directory is not None:
             cut_log(self.directory, found.step)
