@@ -148,7 +148,7 @@ def communication(profiled: profile) -> dict:
     spans = [
         (event.time_range.start, event.time_range.end, "nccl" in event.name.lower())
         for event in profiled.events()
-        if event.device_type == torch.autograd.DeviceType.CUDA
+        if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     ]
     whole = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
     talking = covered([(start, end) for start, end, nccl in spans if nccl])
