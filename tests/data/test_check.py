@@ -87,10 +87,11 @@ def test_a_stopped_check_reports_what_it_saw(faulty):
 
 
 @pytest.mark.parametrize("count", [0, 1, 5])
-def test_the_text_holds_for_few_samples(tmp_path, count):
+def test_the_text_holds_for_few_samples_and_none(tmp_path, count):
     (tmp_path / "data.jsonl").write_text(
         "\n".join(json.dumps(faulty_set.talk("Hi", "Ho", id=str(k))) for k in range(count))
     )
     report = look(open_source(tmp_path / "data.jsonl", tmp_path))
-    assert as_text(report, "x", 512, 0).endswith("no sample is bad")
-    assert as_json(report, "x", 512, 0)["ok"]
+    verdict = "no sample is bad" if count else "there is no sample"
+    assert as_text(report, "x", 512, 0).endswith(verdict)
+    assert as_json(report, "x", 512, 0)["ok"] == bool(count)

@@ -148,6 +148,24 @@ def test_a_sample_has_its_pictures_and_learns_its_answers(folder):
         samples.sample(2)
 
 
+def test_a_large_file_is_tokenised_once_for_every_tokenizer_and_template(folder, monkeypatch):
+    root, records = folder
+    (root / "data.json").write_text(json.dumps(records))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root / "cache"))
+    monkeypatch.setattr("vlmamba.data.cache.WORTH_KEEPING", 1)
+
+    def lengths(processor=PROCESSOR, max_length=64):
+        return LlavaSamples(root / "data.json", root / "images", processor, max_length).lengths
+
+    first = lengths()
+    plain = copy(PROCESSOR)
+    plain.template = LLAVA_PLAIN
+    assert lengths(plain) != first
+    monkeypatch.setattr("vlmamba.data.index.readings", lambda *_: pytest.fail("read again"))
+    assert lengths() == first
+    assert len(lengths(max_length=1000)) == len(first) + 1  # the one that was too long
+
+
 def test_an_error_that_nobody_expects_names_the_sample(folder, monkeypatch):
     root, records = folder
     (root / "data.json").write_text(json.dumps(records))

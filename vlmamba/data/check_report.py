@@ -60,7 +60,7 @@ def as_json(report: Report, data: str, max_length: int, limit: float) -> dict[st
 
 
 def passes(report: Report, limit: float) -> bool:
-    return report.complete and report.bad_share <= limit
+    return report.complete and report.samples > 0 and report.bad_share <= limit
 
 
 def _sorted(report: Report) -> list[tuple[str, Fault]]:
@@ -123,6 +123,8 @@ def _fill(lengths: Sequence[int], max_length: int) -> str:
 def _verdict(report: Report, limit: float) -> str:
     if not report.complete:
         return f"stopped before the end: {report.samples:,} samples and {report.different_pictures:,} pictures read"
+    if not report.samples:
+        return "there is no sample"
     if not report.bad:
         return "no sample is bad"
     relation = "within" if passes(report, limit) else "above"
