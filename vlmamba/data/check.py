@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 
 from vlmamba.data.faults import FAULTS, BadSampleError
-from vlmamba.data.index import Reading, readings
+from vlmamba.data.index import Reading, readings, sample_id
 from vlmamba.data.processes import available_cores, spread
 from vlmamba.data.sources import Source, picture_of
 from vlmamba.meter import Meter
@@ -62,10 +62,10 @@ def check(
     unknown = set(allowed) - set(FAULTS)
     if unknown:
         raise ValueError(f"there is no fault {min(unknown)!r}: use one of {', '.join(FAULTS)}")
-    check = _Check(source, processor, max_length, set(allowed), processes or available_cores())
-    check.report.complete = check.read(quiet, stopped) and check.look(quiet, stopped)
-    check.report.bad = len(check.bad)
-    return check.report
+    work = _Check(source, processor, max_length, set(allowed), processes or available_cores())
+    work.report.complete = work.read(quiet, stopped) and work.look(quiet, stopped)
+    work.report.bad = len(work.bad)
+    return work.report
 
 
 class _Check:
@@ -106,15 +106,15 @@ class _Check:
             first = self.ids.setdefault(reading.id, k)
             if first != k:
                 where = f"first at {self.source.place(first)}"
-                self.blame([k], reading.id, BadSampleError("duplicate-id", where))
+                self.blame([k], BadSampleError("duplicate-id", where), reading.id)
         if reading.fault is not None:
-            self.blame([k], reading.id, reading.fault)
+            self.blame([k], reading.fault, reading.id)
             return
         report.lengths.append(reading.length)
         report.pictures[len(reading.pictures)] += 1
         if reading.length > self.max_length:
             fault = BadSampleError("too-long", f"{reading.length:,} of {self.max_length:,}")
-            self.blame([k], reading.id, fault)
+            self.blame([k], fault, reading.id)
         for name in reading.pictures:
             self.shown.setdefault(name, []).append(k)
 
@@ -129,29 +129,31 @@ class _Check:
             for piece, faults in zip(pieces, supply, strict=True):
                 if stopped():
                     return False
-                for (k, name), fault in zip(piece, faults, strict=True):
+                for (_, name), fault in zip(piece, faults, strict=True):
                     self.report.different_pictures += 1
                     if fault is not None:
-                        self.blame(self.shown[name], self.id_of(k), fault, pictures=1)
+                        self.blame(self.shown[name], fault, pictures=1)
                 meter.advance(len(piece))
         return True
 
     def blame(
-        self, numbers: Sequence[int], id_: str, fault: BadSampleError, pictures: int = 0
+        self,
+        numbers: Sequence[int],
+        fault: BadSampleError,
+        id_: str | None = None,
+        pictures: int = 0,
     ) -> None:
-        """Counts a fault that the samples of those numbers share."""
+        """Counts a fault that the samples of those numbers share; `id_` is the first one's, if it is at hand."""
         found = self.report.faults.setdefault(fault.reason, Fault())
         found.samples += len(set(numbers))
         found.pictures += pictures
         if fault.reason not in self.allowed:
             self.bad.update(numbers)
         if len(found.examples) < EXAMPLES:
-            place = self.source.place(numbers[0])
-            found.examples.append({"place": place, "id": id_, "detail": fault.detail})
-
-    def id_of(self, k: int) -> str:
-        data = self.source.read(k)
-        return str(data.get("id", ""))
+            first = numbers[0]
+            id_ = sample_id(self.source.read(first)) if id_ is None else id_
+            example = {"place": self.source.place(first), "id": id_, "detail": fault.detail}
+            found.examples.append(example)
 
 
 class _Looker:

@@ -41,7 +41,7 @@ class Reader:
         id_ = ""
         try:
             data = self.source.read(k)
-            id_ = _id(data)
+            id_ = sample_id(data)
             conversation = parse(data)
         except BadSampleError as fault:
             return Reading(id_, fault=fault)
@@ -109,6 +109,7 @@ def _number(fault: BadSampleError | None) -> int:
     return 0 if fault is None else _REASONS.index(fault.reason)
 
 
-def _id(data: Any) -> str:
+def sample_id(data: Any) -> str:
+    """The id of a raw sample, "" if it has none."""
     value = data.get("id") if isinstance(data, dict) else None
     return "" if value is None else str(value)
