@@ -6,18 +6,21 @@ The shape is Mamba-130M's. Prefill: 512 tokens into an empty state, logits of th
 greedily, after a prompt. Train: forward, the side's own loss, backward and AdamW on one sequence of 512 tokens,
 each side in processes of its own that import nothing of the other, so that its peak memory is its own;
 transformers' side is its fastest on a CPU, which needs `pip install mambapy`. The two sides' logits, tokens and
-losses must agree. Sides take turns; the record holds every time, the table the ratios of the medians.
+losses must agree. Sides take turns; the record holds every time, the table the ratios of the medians and, for
+their spread, the lowest and highest ratio of two turns that followed each other.
 """
 
 import argparse
 import copy
 import json
+import os
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -228,28 +231,32 @@ def measure_training(rounds: int, threads: int) -> dict[str, dict[str, list[floa
     return record
 
 
-def ratios(times: dict, training: dict) -> dict[str, float]:
-    """How many times faster or smaller vlmamba is, by the medians."""
-    median = statistics.median
-    prefill, decoded = ({k: median(v) for k, v in times[m].items()} for m in ("prefill", "decode"))
-
-    def train(what: str) -> float:
-        return median(training["transformers"][what]) / median(training["vlmamba"][what])
-
-    return {
-        "prefill": prefill["transformers"] / prefill["vlmamba"],
-        "decode, float32": decoded["transformers"] / decoded["vlmamba"],
-        "decode, bfloat16 weights": decoded["transformers"] / decoded["vlmamba, bfloat16"],
-        "decode, both bfloat16": decoded["transformers, bfloat16"] / decoded["vlmamba, bfloat16"],
-        "training step": train("seconds"),
-        "peak memory of a training step": train("peak_bytes"),
+def ratios(times: dict, training: dict) -> dict[str, tuple[float, float, float]]:
+    """How many times faster or smaller vlmamba is: by the medians, and the lowest and highest of the turns."""
+    prefill, decoded = times["prefill"], times["decode"]
+    trained = {side: found["seconds"] for side, found in training.items()}
+    peaks = {side: found["peak_bytes"] for side, found in training.items()}
+    float32, halves = ("transformers", "vlmamba"), ("transformers, bfloat16", "vlmamba, bfloat16")
+    compared = {
+        "prefill": (prefill, *float32),
+        "decode, float32": (decoded, *float32),
+        "decode, bfloat16 weights": (decoded, float32[0], halves[1]),
+        "decode, both bfloat16": (decoded, *halves),
+        "training step": (trained, *float32),
+        "peak memory of a training step": (peaks, *float32),
     }
+    found = {}
+    for name, (measured, theirs_, ours_) in compared.items():
+        turns = [a / b for a, b in zip(measured[theirs_], measured[ours_], strict=True)]
+        middle = statistics.median(measured[theirs_]) / statistics.median(measured[ours_])
+        found[name] = (middle, min(turns), max(turns))
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=5, help="of prefill and decode")
-    parser.add_argument("--rounds", type=int, default=2, help="of the training processes")
+    parser.add_argument("--repeats", type=int, default=7, help="of prefill and decode")
+    parser.add_argument("--rounds", type=int, default=3, help="of the training processes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where the record goes")
     parser.add_argument("--train-alone", nargs=2, help=argparse.SUPPRESS)
@@ -258,19 +265,29 @@ def main() -> None:
     if arguments.train_alone:
         train_alone(*arguments.train_alone)
         return
+    if find_spec("mambapy") is None:  # transformers would take its slow path without a word
+        sys.exit("transformers' fastest side needs mambapy: pip install mambapy")
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"the machine is busy (load {load:.1f}): the ratios will not be worth a record")
     times, difference = measure_inference(arguments.repeats)
     training = measure_training(arguments.rounds, arguments.threads)
     found = ratios(times, training)
-    print(f"{'transformers / vlmamba':34}{'ratio':>8}{'target':>8}")
-    for name, ratio in found.items():
-        print(f"{name:34}{ratio:8.2f}{TARGETS.get(name, ''):>8}")
+    print(f"{'transformers / vlmamba':34}{'ratio':>8}{'turns':>16}{'target':>8}")
+    for name, (ratio, low, high) in found.items():
+        turns = f"{low:.2f} to {high:.2f}"
+        print(f"{name:34}{ratio:8.2f}{turns:>16}{TARGETS.get(name, ''):>8}")
     if arguments.json:
         record = circumstances("python bench/cpu.py", SEED) | {
             "threads": arguments.threads,
+            "load": load,
             "capability": torch.backends.cpu.get_cpu_capability(),
             "backend": backend.choose(torch.device("cpu"))._asdict(),
             "shape": {"d_model": D_MODEL, "n_layer": LAYERS, "vocab_size": VOCABULARY},
-            "ratios": {name: round(ratio, 2) for name, ratio in found.items()},
+            "ratios": {name: round(ratio, 2) for name, (ratio, _, _) in found.items()},
+            "turns": {
+                name: [round(low, 2), round(high, 2)] for name, (_, low, high) in found.items()
+            },
             "logits_difference": difference,
             "seconds": times,
             "training": training,
