@@ -22,8 +22,8 @@ from vlmamba.train.ranks import OtherRankError, Ranks
 STAGE = replace(toy.STAGE, accumulation=4, steps=4, checkpoint_interval=2)
 FORMS = {
     "ddp": replace(STAGE, parallel="ddp"),
-    "fsdp": replace(STAGE, parallel="fsdp", recompute="mixer"),
-    "fsdp-grad-op": replace(STAGE, parallel="fsdp-grad-op", shard_tower=True),
+    "fsdp": replace(STAGE, parallel="fsdp", recompute="scan"),
+    "fsdp-grad-op": replace(STAGE, parallel="fsdp-grad-op", shard_tower=True, recompute="mixer"),
 }
 SHARDED = FORMS["fsdp"]
 
