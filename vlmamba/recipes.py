@@ -235,19 +235,21 @@ def vl_mamba_2_8b_lora() -> Recipe:
     """The same model on one card of 24 GB: adapters instead of the language model itself, in small batches."""
     base = vl_mamba_2_8b()
     align, finetune = base.stages
-    small = {"batch_size": 2, "accumulation": 32}  # the 64 rows of a step, two at a time
+    # The rows of a step, 64 and 32, as few at a time as memory takes.
+    small = replace(align.config, batch_size=2, accumulation=32)
     adapted = replace(
         finetune.config,
         lr=2e-4,  # finetune_lora.sh: learning_rate
         # finetune_lora.sh: lora_r 128, lora_alpha 256, mm_projector_lr 2e-5; train.py: lora_dropout 0.05
         lora=Lora(rank=128, alpha=256.0, dropout=0.05, connector_rate=0.1),
-        **small,
+        batch_size=1,
+        accumulation=32,
     )
     return replace(
         base,
         name="vl-mamba-2.8b-lora",
         stages=(
-            replace(align, config=replace(align.config, **small)),
+            replace(align, config=small),
             replace(finetune, config=adapted),
         ),
     )
