@@ -60,3 +60,14 @@ def test_the_readme_shows_the_two_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make ask" in readme
     assert "make test" in readme
+
+
+def test_the_kernels_page_states_the_record_of_training():
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    runs = json.loads((ROOT / "results" / "gpu_model.json").read_text())["runs"]
+    rows = [row for run in runs for row in run["rows"]]
+    stated = [row for row in rows if (row["what"], row["b"], row["l"]) == ("train", 4, 2048)]
+    assert stated
+    for row in stated:
+        rate = 1e3 * row["b"] * row["l"] / row["ms"]
+        assert f"| {row['ms']:.1f} | {rate:,.0f} | {row['peak_gib']:.1f} |" in page
