@@ -182,6 +182,7 @@ def test_doctor(run):
     code, out, _ = run("doctor")
     assert code == 0
     assert "backend cpu: the tensors are on the CPU" in out
+    assert "answers module by module: no CUDA device" in out
     assert "self test: passed" in out
 
 

@@ -298,7 +298,7 @@ def test_an_answer_that_failed_is_forgotten(vlm, monkeypatch):
     expected = [spoken(conversation, "What?"), spoken(conversation.branch(), "Why?")]
     turns = conversation.turns
     with monkeypatch.context() as broken:
-        broken.setattr("vlmamba.engine.generation.decode", lambda *_: 1 / 0)
+        broken.setattr("vlmamba.engine.rows.decode", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             spoken(conversation, "Why?")
     assert conversation.turns == turns

@@ -29,7 +29,7 @@ from vlmamba.state import State
 Recompute = Literal["nothing", "scan", "mixer"]
 
 # softplus of this is exactly 0: the state passes a padded position unchanged.
-_NO_STEP = -1e4
+NO_STEP = -1e4
 
 
 class RMSNorm(nn.Module):
@@ -146,7 +146,7 @@ class SelectiveSSM(nn.Module):
         dt, B, C = self._select(to_project)
         if lengths is not None:
             padded = torch.arange(x.shape[1], device=x.device) >= lengths[:, None]  # (b, l)
-            dt = dt.masked_fill(padded[..., None], _NO_STEP)
+            dt = dt.masked_fill(padded[..., None], NO_STEP)
         A, D, dt_bias = self.dynamics()
         y, last = selective_scan(
             to_scan, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
@@ -164,14 +164,14 @@ class SelectiveSSM(nn.Module):
     def step(self, x: Tensor, z: Tensor, state: tuple[Tensor, Tensor]) -> Tensor:
         """`scan` of one position: x, z (b, e) -> (b, e), `state` updated in place."""
         conv_state, ssm_state = state
-        weight, bias, A, D, dt_bias = self._constants()
+        weight, bias, A, D, dt_bias = self.constants()
         convolved = causal_conv1d_update(x, conv_state, weight, bias, "silu")
         dt, B, C = self._select(convolved)
         return selective_state_update(
             ssm_state, convolved, dt, A, B, C, D, z, dt_bias, dt_softplus=True
         )
 
-    def _constants(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
+    def constants(self) -> tuple[Tensor, Tensor | None, Tensor, Tensor, Tensor]:
         """The convolution's weight and bias and the dynamics, in float32 at least, kept between steps.
 
         They depend on no input, and making them anew takes longer than the step's own arithmetic. A changed

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from vlmamba.checkpoints import load_model
 from vlmamba.engine import GREEDY, Answer, AnswerText, Generation, Reply, Sampling, generate
+from vlmamba.engine.forward import embed
+from vlmamba.engine.graphs import Graphs, graphs_of
+from vlmamba.engine.rows import put_rows
 from vlmamba.model import VLMamba
 from vlmamba.pictures import Picture, open_picture
 from vlmamba.processing import Processor, check_question
@@ -130,7 +133,7 @@ class VLM:
 
     def read(self, pictures: Pictures) -> State:
         """What the model remembers of pictures: ask it as often as wanted, keep it, or send it away."""
-        return self._read([open_all(pictures)])
+        return self._read([open_all(pictures)], graphs_of(self.model))
 
     def write(
         self, state: State, ids: Sequence[int], pictures: Pictures, sampling: Sampling = GREEDY
@@ -147,7 +150,8 @@ class VLM:
     ) -> Generation:
         for question in questions:
             check_question(question)
-        state = self._states(subjects)
+        graphs = graphs_of(self.model)
+        state = self._states(subjects, graphs)
         processor = self.processor
         prompts = [
             processor.continue_ids(question)
@@ -156,9 +160,12 @@ class VLM:
             for question, length in zip(questions, state.length.tolist(), strict=True)
         ]
         input_ids, mask = self._batch(prompts)
-        return generate(self.model, input_ids, attention_mask=mask, state=state, sampling=sampling)
+        return generate(
+            self.model, input_ids,
+            attention_mask=mask, state=state, sampling=sampling, graphs=graphs,
+        )  # fmt: skip
 
-    def _states(self, subjects: Sequence[Subject]) -> State:
+    def _states(self, subjects: Sequence[Subject], graphs: Graphs | None) -> State:
         """A new state with one row for every subject; equal subjects are read once."""
         keys = [_key(subject) for subject in subjects]
         different = dict(zip(keys, subjects, strict=True))
@@ -172,7 +179,7 @@ class VLM:
         for key in albums:
             places[key] = len(places)
         if albums:
-            parts.append(self._read(list(albums.values())))
+            parts.append(self._read(list(albums.values()), graphs))
         rows = torch.tensor([places[key] for key in keys], device=self.model.device)
         return State(
             torch.cat([part.conv_state for part in parts], 1),
@@ -191,10 +198,22 @@ class VLM:
         return State(state.conv_state.to(self.model.dtype), state.ssm_state, state.length)
 
     @torch.no_grad()
-    def _read(self, albums: Sequence[Sequence[Image.Image]]) -> State:
-        """The state after the pictures of each album, batched; an empty album leaves an empty state."""
+    def _read(self, albums: Sequence[Sequence[Image.Image]], graphs: Graphs | None) -> State:
+        """The state after the pictures of each album; an empty album leaves an empty state.
+
+        A GPU is busy enough with one, and its numbers then do not depend on those read beside it; elsewhere
+        they are read as a batch.
+        """
         state = self.model.allocate_state(len(albums))
-        if any(albums):
+        if graphs is not None:
+            for row, album in enumerate(albums):
+                if album:
+                    input_ids, mask = self._batch([self.processor.prefix_ids(len(album))])
+                    alone = self.model.allocate_state(1)
+                    embeds = embed(self.model, input_ids, self._pixel_values(album), graphs=graphs)
+                    graphs.read(embeds, None, alone)
+                    put_rows(state, torch.tensor([row], device=mask.device), alone)
+        elif any(albums):
             input_ids, mask = self._batch(
                 [self.processor.prefix_ids(len(album)) if album else [] for album in albums]
             )

@@ -9,6 +9,8 @@ from torch import Tensor
 from vlmamba.engine import Generation, Sampling, generate
 from vlmamba.model import VLMamba
 
+pytestmark = pytest.mark.usefixtures("graphs")
+
 IMAGE = [2] * 4
 PROMPTS = [[5, *IMAGE, 6, 7], [9, 8], [5, *IMAGE, *IMAGE, 30, 31, 32, 33, 34], [44], [50, 51, 52]]
 NUM_PICTURES = [1, 0, 2, 0, 0]

@@ -51,6 +51,7 @@ def _versions() -> dict[str, str | None]:
 def _devices() -> list[dict[str, Any]]:
     import torch
 
+    from vlmamba.engine.graphs import why_no_graphs_on
     from vlmamba.ops.backend import choose
 
     devices = [("cpu", platform.processor() or platform.machine(), _free_memory_gb())]
@@ -61,7 +62,10 @@ def _devices() -> list[dict[str, Any]]:
     for name, model, free_gb in devices:
         choice = choose(torch.device(name))
         entry = {"device": name, "name": model, "free_memory_gb": free_gb}
-        report.append(entry | {"backend": choice.backend, "reason": choice.reason})
+        entry |= {"backend": choice.backend, "reason": choice.reason}
+        why_not = why_no_graphs_on(torch.device(name))
+        entry["engine"] = f"module by module: {why_not}" if why_not else "replayed CUDA graphs"
+        report.append(entry)
     report[0]["threads"] = torch.get_num_threads()
     return report
 
@@ -144,6 +148,7 @@ def _in_words(report: dict[str, Any]) -> str:
         threads = f", {device['threads']} threads" if "threads" in device else ""
         lines.append(f"  {device['device']}: {device['name']}{threads}{memory}")
         lines.append(f"    backend {device['backend']}: {device['reason']}")
+        lines.append(f"    answers {device['engine']}")
     model = report["embedded_model"]
     lines.append(
         f"embedded model: {model['megabytes']:.1f} MB" if model else "embedded model: not installed"

@@ -1,10 +1,26 @@
-"""The two passes of generation over plain PyTorch modules: read a prompt, then read one token a time."""
+"""The two passes of generation: read a prompt, then read one token a time; module by module, or from graphs."""
 
 import torch
 from torch import Tensor
 
+from vlmamba.engine.graphs import Graphs
 from vlmamba.model import VLMamba
 from vlmamba.state import State
+
+
+@torch.no_grad()
+def embed(
+    model: VLMamba,
+    input_ids: Tensor,
+    pixel_values: Tensor | None = None,
+    image_embeds: Tensor | None = None,
+    graphs: Graphs | None = None,
+) -> Tensor:
+    """`VLMambaModel.embed`, the pictures' part of it from graphs where there are some."""
+    if pixel_values is not None and graphs is not None:
+        image_embeds = graphs.image_embeds(pixel_values)
+        pixel_values = None
+    return model.model.embed(input_ids, pixel_values, image_embeds)
 
 
 @torch.no_grad()
@@ -14,12 +30,16 @@ def prefill(
     attention_mask: Tensor,
     state: State,
     chunk: int | None = None,
+    graphs: Graphs | None = None,
 ) -> Tensor:
     """embeds (b, l, d) read into `state` -> logits (b, v) after each row's last real position.
 
     `attention_mask` (b, l) is False at padding, on whichever side; `chunk` bounds the positions, and with
     them the memory, of one pass, and changes nothing else.
     """
+    if graphs is not None and chunk is None:
+        embeds, lengths = to_the_front(embeds, attention_mask)
+        return model.lm_head(graphs.read(embeds, lengths, state))
     b, l, _ = embeds.shape
     last = attention_mask.int().mul(torch.arange(1, l + 1, device=embeds.device)).argmax(1)  # (b,)
     hidden = embeds.new_zeros(b, model.config.text.d_model)
@@ -43,3 +63,17 @@ def decode(model: VLMamba, tokens: Tensor, state: State) -> Tensor:
     """tokens (b,) read into `state` -> logits (b, v) of the next."""
     embeds = model.model.language_model.embeddings(tokens[:, None])
     return model.lm_head(model.model.language_model(embeds, state=state).squeeze(1))
+
+
+def to_the_front(embeds: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
+    """embeds (b, l, d) with each row's real positions first, and their number (b,); None without padding."""
+    lengths = attention_mask.sum(1)
+    in_front = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]  # (b, l)
+    # One question to the device instead of two.
+    fits, whole = torch.stack([(in_front == attention_mask).all(), in_front.all()]).tolist()
+    if whole:
+        return embeds, None
+    if not fits:
+        order = (~attention_mask).int().argsort(dim=1, stable=True)
+        embeds = embeds.gather(1, order[..., None].expand_as(embeds))
+    return embeds, lengths

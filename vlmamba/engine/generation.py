@@ -8,7 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlmamba.engine.forward import decode, prefill
+from vlmamba.engine.forward import embed, prefill
+from vlmamba.engine.graphs import Graphs, graphs_of
+from vlmamba.engine.rows import open_rows
 from vlmamba.engine.sampling import GREEDY, Sampler, Sampling
 from vlmamba.model import VLMamba
 from vlmamba.state import State
@@ -41,6 +43,7 @@ class Generation(Iterator[Step]):
         state: State,
         sampling: Sampling,
         prefill_chunk: int | None,
+        graphs: Graphs | None,
     ) -> None:
         self.state = state
         self.finish_reasons: list[FinishReason | None] = [None] * len(embeds)
@@ -48,6 +51,7 @@ class Generation(Iterator[Step]):
         self.decode_s = 0.0
         self._model = model
         self._sampling = sampling
+        self._graphs = graphs
         # An image token stands for a picture: the model can read one, never write one.
         config = model.config
         self._sampler = Sampler(sampling, prompt, config.text.vocab_size, config.image_token_id)
@@ -67,32 +71,41 @@ class Generation(Iterator[Step]):
     def _run(
         self, embeds: Tensor, attention_mask: Tensor, prefill_chunk: int | None
     ) -> Generator[Step, None, None]:
-        rows, running = list(range(self.state.batch_size)), self.state
         start = time.perf_counter()
-        logits = prefill(self._model, embeds, attention_mask, running, prefill_chunk)
+        logits = prefill(
+            self._model, embeds, attention_mask, self.state, prefill_chunk, self._graphs
+        )
         del embeds
+        drawn = self._sampler.draw(logits, range(self.state.batch_size))
+        rows = open_rows(self._model, self.state, self._graphs)
         try:
             for count in range(1, self._sampling.max_new_tokens + 1):
-                drawn = self._sampler.draw(logits, rows)
-                tokens = drawn.tolist()
+                arriving = Arriving(drawn)
+                rows.settle()
+                following: Tensor | None = None
+                if rows.ahead and count < self._sampling.max_new_tokens:
+                    following = self._sampler.draw(rows.step(drawn), rows.rows)
+                tokens = arriving.tokens()
                 if count == 1:
                     self.first_token_s = time.perf_counter() - start
                     start = time.perf_counter()
                 else:
                     self.decode_s = time.perf_counter() - start
-                self._note_ends(rows, tokens, count)
-                yield Step(rows, tokens)
-                writing = [i for i, row in enumerate(rows) if self.finish_reasons[row] is None]
-                if not writing:
+                self._note_ends(rows.rows, tokens, count)
+                yield Step(rows.rows, tokens)
+                places = [i for i, row in enumerate(rows.rows) if self.finish_reasons[row] is None]
+                if not places:
                     return
-                if len(writing) < len(rows):
-                    self._put_back(rows, running)
-                    index = torch.tensor(writing, device=drawn.device)
-                    rows = [rows[i] for i in writing]
-                    running, drawn = running.select(index), drawn[index]
-                logits = decode(self._model, drawn, running)
+                if len(places) < len(rows.rows):
+                    rows.keep(places)
+                    index = torch.tensor(places, device=drawn.device)
+                    drawn = drawn[index]
+                    following = None if following is None else following[index]
+                if following is None:
+                    following = self._sampler.draw(rows.step(drawn), rows.rows)
+                drawn = following
         finally:
-            self._put_back(rows, running)
+            rows.close()
 
     def _note_ends(self, rows: list[int], tokens: list[int], count: int) -> None:
         for row, token in zip(rows, tokens, strict=True):
@@ -101,14 +114,23 @@ class Generation(Iterator[Step]):
             elif count == self._sampling.max_new_tokens:
                 self.finish(row, "length")
 
-    def _put_back(self, rows: list[int], running: State) -> None:
-        """Copies the rows that are running into the state of the whole batch."""
-        if running is self.state:
-            return
-        index = torch.tensor(rows, device=running.length.device)
-        self.state.conv_state.index_copy_(1, index, running.conv_state)
-        self.state.ssm_state.index_copy_(1, index, running.ssm_state)
-        self.state.length.index_copy_(0, index, running.length)
+
+class Arriving:
+    """Tokens (r,) on their way from the device, while it goes on with what was asked of it since."""
+
+    def __init__(self, drawn: Tensor) -> None:
+        self._drawn = drawn
+        self._event: torch.cuda.Event | None = None
+        if drawn.is_cuda:
+            self._drawn = torch.empty(drawn.shape, dtype=drawn.dtype, pin_memory=True)
+            self._drawn.copy_(drawn, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record(torch.cuda.current_stream(drawn.device))
+
+    def tokens(self) -> list[int]:
+        if self._event is not None:
+            self._event.synchronize()
+        return self._drawn.tolist()
 
 
 def generate(
@@ -121,14 +143,17 @@ def generate(
     state: State | None = None,
     sampling: Sampling = GREEDY,
     prefill_chunk: int | None = None,
+    graphs: Graphs | None = None,
 ) -> Generation:
     """Writes on after each row of input_ids (b, l); padding is where `attention_mask` (b, l) is 0.
 
     Pictures as in `VLMambaModel.embed`; `state`, where given, is continued from and updated in place. A row
     ends at eos, at `sampling.max_new_tokens` or when `Generation.finish` is called for it, and a row that has
-    ended costs nothing more. Stop texts are the reader's affair: see `AnswerText`.
+    ended costs nothing more. Stop texts are the reader's affair: see `AnswerText`. `graphs`: the model's, where
+    the caller has asked `graphs_of` already.
     Raises ValueError for a row without tokens, or pictures that do not fit the prompt.
     """
+    graphs = graphs or graphs_of(model)  # before the first question to the device, which waits
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     mask = mask.bool()  # (b, l)
     if mask.shape != input_ids.shape:
@@ -139,9 +164,8 @@ def generate(
         raise ValueError("a row of the prompt is empty: every row needs at least one token")
     if prefill_chunk is not None and prefill_chunk < 1:
         raise ValueError(f"prefill_chunk must be at least 1, got {prefill_chunk}")
-    with torch.no_grad():
-        embeds = model.model.embed(input_ids, pixel_values, image_embeds)
     if state is None:
         state = model.allocate_state(len(input_ids))
+    embeds = embed(model, input_ids, pixel_values, image_embeds, graphs)
     prompt = input_ids.masked_fill(~mask, -1)
-    return Generation(model, embeds, mask, prompt, state, sampling, prefill_chunk)
+    return Generation(model, embeds, mask, prompt, state, sampling, prefill_chunk, graphs)

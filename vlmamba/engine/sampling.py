@@ -54,11 +54,13 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: Tensor, vocab_size: int, never: int) -> None:
         """prompt (b, l): ids whose repetition is penalised, -1 where there is none; `never`: an id to avoid."""
         self.sampling = sampling
-        self.never = never
+        # On the device already: a number sent there at every step would wait for all that it has to do.
+        self.never = torch.tensor(never, device=prompt.device)
         self.generators: list[torch.Generator] = []
         if sampling.temperature > 0:
             self.generators = [_generator(sampling.seed, row) for row in range(len(prompt))]
         self.seen: Tensor | None = None  # (b, v)
+        self._rows: tuple[list[int], Tensor] | None = None
         if sampling.repetition_penalty != 1:
             seen = torch.zeros(
                 (len(prompt), vocab_size + 1), dtype=torch.bool, device=prompt.device
@@ -67,22 +69,27 @@ class Sampler:
 
     def draw(self, logits: Tensor, rows: Sequence[int]) -> Tensor:
         """logits (r, v) of the given rows of the batch -> their next tokens (r,)."""
-        logits = logits.float().index_fill(
-            1, torch.tensor(self.never, device=logits.device), -torch.inf
-        )
-        index = torch.tensor(rows, device=logits.device)
+        logits = logits.float().index_fill(1, self.never, -torch.inf)
         if self.seen is not None:
             penalty = self.sampling.repetition_penalty
             penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
-            logits = torch.where(self.seen[index], penalised, logits)
+            logits = torch.where(self.seen[self._index(rows)], penalised, logits)
         if self.generators:
             uniform = torch.stack([torch.rand((), generator=self.generators[row]) for row in rows])
-            tokens = _pick(filtered(logits, self.sampling), uniform.to(logits.device))
+            if logits.is_cuda:
+                uniform = uniform.pin_memory().to(logits.device, non_blocking=True)
+            tokens = _pick(filtered(logits, self.sampling), uniform)
         else:
             tokens = logits.argmax(-1)
         if self.seen is not None:
-            self.seen[index, tokens] = True
+            self.seen[self._index(rows), tokens] = True
         return tokens
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        """The rows as a tensor, made anew only when they change."""
+        if self._rows is None or self._rows[0] != list(rows):
+            self._rows = (list(rows), torch.tensor(rows, device=self.never.device))
+        return self._rows[1]
 
 
 def filtered(logits: Tensor, sampling: Sampling) -> Tensor:
