@@ -4,9 +4,9 @@
 
 Nothing is timed unless every output, state and gradient is right, as tests/ops/test_cuda_scan.py demands.
 The scan is timed in CUDA C++ and in Triton. bf16 inputs, float32 A, D and dt_bias, N = 16, with D, z, dt_bias and
-softplus; medians of `triton.testing.do_bench`, caches flushed before every run. Floors, from what was measured in
-the same run: `io`, every input read and every output written once at the bandwidth of a copy; `exp`, the 16
-exponentials a position and channel at 16 a clock and multiprocessor.
+softplus; medians of `triton.testing.do_bench`, caches flushed before every run, without autograd's time on the host.
+Floors, from what was measured in the same run: `io`, every input read and every output written once at the bandwidth
+of a copy; `exp`, the 16 exponentials a position and channel at 16 a clock and multiprocessor.
 """
 
 import argparse
@@ -51,7 +51,8 @@ def results(op: Callable, inputs: dict, options: dict, dtype: torch.dtype | None
     leaves = {k: v.to(dtype or v.dtype).detach().requires_grad_() for k, v in inputs.items()}
     outputs = op(**leaves, **options)
     torch.manual_seed(1)
-    seeds = [torch.randn(t.shape, device="cuda").to(t.dtype) for t in outputs]
+    # Directions that every dtype can hold, so that all runs differentiate the same function.
+    seeds = [torch.randn(t.shape, device="cuda").bfloat16().to(t.dtype) for t in outputs]
     grads = torch.autograd.grad(outputs, list(leaves.values()), seeds)
     names = ["out", "last", *(f"d{k}" for k in leaves)]
     return dict(zip(names, [*(t.detach() for t in outputs), *grads], strict=True))
@@ -100,18 +101,30 @@ def tensor_bytes(*tensors: torch.Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def both_ways(op: Callable, inputs: dict, options: dict) -> dict:
-    """Milliseconds without gradients, forward with gradients, and backward."""
-    leaves = {k: v.detach().requires_grad_() for k, v in inputs.items()}
-    with torch.no_grad():
-        inference = median_ms(lambda: op(**inputs, **options))
-    forward = median_ms(lambda: op(**leaves, **options))
-    out, _ = op(**leaves, **options)
-    grad = torch.randn_like(out)
-    backward = median_ms(
-        lambda: torch.autograd.grad(out, list(leaves.values()), grad, retain_graph=True)
-    )
-    return {"inference_ms": inference, "forward_ms": forward, "backward_ms": backward}
+def cuda_calls(inputs: dict) -> dict[str, Callable]:
+    """Without gradients, forward with gradients, backward: each without autograd's own time on the host."""
+    arguments = cuda_scan.Inputs(**inputs, initial_state=None, reset=None, **OPTIONS)
+    tile = cuda_scan.backward_plan(*cuda_scan.sizes(arguments)).tile
+    _, _, saved = cuda_scan.forward(arguments, save=tile)
+    grad = torch.randn_like(inputs["dt"])
+    return {
+        "inference": lambda: cuda_scan.forward(arguments, save=0),
+        "forward": lambda: cuda_scan.forward(arguments, save=tile),
+        "backward": lambda: cuda_scan.backward(grad, None, arguments, saved),
+    }
+
+
+def triton_calls(inputs: dict) -> dict[str, Callable]:
+    """The same of the Triton kernels."""
+    order = ("u", "dt", "A", "B", "C", "D", "z", "dt_bias")
+    arguments = (*(inputs[name] for name in order), None, None)
+    _, _, saved = scan._forward(*arguments, True, save=True)
+    grad = torch.randn_like(inputs["dt"])
+    return {
+        "inference": lambda: scan._forward(*arguments, True, save=False),
+        "forward": lambda: scan._forward(*arguments, True, save=True),
+        "backward": lambda: scan._backward(grad, None, *arguments, saved, True),
+    }
 
 
 def timing(b: int, l: int, e: int, bytes_per_s: float, exponentials_per_s: float) -> dict:
@@ -120,10 +133,8 @@ def timing(b: int, l: int, e: int, bytes_per_s: float, exponentials_per_s: float
     moved = tensor_bytes(*inputs.values(), inputs["u"])
     row["io_floor_ms"] = 1e3 * moved / bytes_per_s
     row["exp_floor_ms"] = 1e3 * b * l * e * STATE / exponentials_per_s
-    for name, op in SCANS.items():
-        torch.cuda.reset_peak_memory_stats()
-        row[name] = both_ways(op, inputs, OPTIONS)
-        row[name]["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
+    for name, calls in (("cuda", cuda_calls), ("triton", triton_calls)):
+        row[name] = {f"{way}_ms": median_ms(call) for way, call in calls(inputs).items()}
     return row
 
 

@@ -2,14 +2,15 @@
 
 import ctypes
 import hashlib
+import re
 import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).parent
 LAUNCHER = """
-static Arguments arguments;
+static ARGUMENTS arguments;
 static void call() { KERNEL(arguments); }
-extern "C" void launch(int blocks, int threads, int backwards, const Arguments* a) {
+extern "C" void launch(int blocks, int threads, int backwards, const ARGUMENTS* a) {
   arguments = *a;
   emulation::body = call;
   for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) emulation::run_block(threads, backwards);
@@ -40,8 +41,10 @@ def kernel_in(directory: Path):
             "extern __shared__ float4 memory[];",
             f"static float4 memory[{shared_bytes // 16 or 1}];",
         )
+        struct = re.search(rf"{name}\(const (\w+) a\)", source)[1]
+        launcher = LAUNCHER.replace("KERNEL", name).replace("ARGUMENTS", struct)
         flags = [f"-D{key}={value}" for key, value in defines]
-        text = f'#include "cuda_emulation.h"\n{source}\n{LAUNCHER.replace("KERNEL", name)}'
+        text = f'#include "cuda_emulation.h"\n{source}\n{launcher}'
         stem = hashlib.sha256((text + str(flags)).encode()).hexdigest()
         library = directory / f"{stem}.so"
         if not library.exists():

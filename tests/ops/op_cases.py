@@ -66,7 +66,8 @@ def results(
     out, last = op(**leaves, **options)
     g = torch.Generator().manual_seed(99)
     loss = sum(
-        (t * torch.randn(t.shape, generator=g, dtype=torch.float64).to(t.dtype)).sum()
+        # Directions that every dtype can hold, so that runs in different ones differentiate the same function.
+        (t * torch.randn(t.shape, generator=g, dtype=torch.float64).bfloat16().to(t)).sum()
         for t in (out, last)
     )
     grads = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)

@@ -152,7 +152,10 @@ def test_one_argument_alone_gets_its_gradient(op: Callable, arguments: dict[str,
         leaf = arguments[name].detach().requires_grad_()
         outputs = op(**{k: t.detach() for k, t in arguments.items()} | {name: leaf})
         g = torch.Generator().manual_seed(99)
-        directions = [torch.randn(t.shape, generator=g, dtype=torch.float64) for t in outputs]
+        directions = [
+            torch.randn(t.shape, generator=g, dtype=torch.float64).bfloat16().double()
+            for t in outputs
+        ]
         (grad,) = torch.autograd.grad(outputs, leaf, directions)
         torch.testing.assert_close(grad, everything[f"gradient of {name}"])
 

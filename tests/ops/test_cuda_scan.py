@@ -7,8 +7,8 @@ import torch
 from cuda_emulation import EmulatedKernel, kernel_in
 from op_cases import OPTIONAL, assert_same, resets, results, scan_arguments, without
 
-from vlmamba.ops import cuda_runtime, cuda_scan, reference
-from vlmamba.ops.cuda_scan import Plan
+from vlmamba.ops import cuda_runtime, cuda_scan, reference, scan_plans
+from vlmamba.ops.scan_plans import Plan
 
 emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulation")
 
@@ -83,15 +83,20 @@ def test_half_precision(emulation, e, dtype, tolerance):
 @pytest.mark.parametrize(
     ("forward", "backward"),
     [
-        (Plan(128, 2, 1, 16, 0, 4), Plan(128, 4, 2, 8, 0, 2)),  # for many channels
-        (Plan(64, 2, 2, 16, 3, 1), Plan(64, 4, 1, 16, 2, 1)),
-        (Plan(32, 1, 1, 16, 2, 1), Plan(32, 8, 2, 8, 0, 1)),
+        (
+            Plan(128, 2, 1, 16, 0, 0, 0, 4, 1),
+            Plan(128, 4, 2, 16, 8, 1, 0, 2, 1),
+        ),  # for many channels
+        (Plan(64, 2, 2, 16, 0, 0, 3, 1, 1), Plan(64, 4, 1, 16, 16, 0, 2, 1, 1)),
+        (Plan(32, 1, 1, 16, 0, 0, 2, 1, 1), Plan(32, 8, 2, 24, 8, 0, 0, 1, 1)),
     ],
 )
 def test_any_division_of_the_work(emulation, monkeypatch, forward, backward):
-    monkeypatch.setattr(cuda_scan, "forward_plan", lambda inputs: forward)
-    monkeypatch.setattr(cuda_scan, "backward_plan", lambda inputs: backward)
+    monkeypatch.setattr(cuda_scan, "forward_plan", lambda *_: forward)
+    monkeypatch.setattr(cuda_scan, "backward_plan", lambda *_: backward)
     arguments = scan_arguments(2, 35, 70, 16, torch.float32)
+    for name in ("B", "C"):  # four states at once
+        arguments[name] = arguments[name].contiguous()
     assert_equals_reference(arguments, dt_softplus=True)
 
 
@@ -136,6 +141,18 @@ def test_empty(emulation, b, l):
     assert_equals_reference(scan_arguments(b, l, 6, 16, torch.float32), dt_softplus=True)
 
 
+def test_few_channels_are_shared_by_more_lanes():
+    def lanes(rows, multiprocessors=132):
+        return [
+            plan(16, rows, 5120, multiprocessors).lanes
+            for plan in (scan_plans.forward_plan, scan_plans.backward_plan)
+        ]
+
+    assert lanes(1) == [8, 8]
+    assert lanes(8) == [2, 4]
+    assert lanes(1, multiprocessors=16) == lanes(8)
+
+
 def test_what_is_left_to_triton():
     def takes(dtype=torch.float32, n=16, **changed):
         arguments = scan_arguments(1, 2, 4, n, dtype) | changed
@@ -164,7 +181,8 @@ def test_every_kernel_compiles(monkeypatch, tmp_path, architecture):
     for dtype, n, absent in ((torch.bfloat16, 16, ()), (torch.float32, 33, OPTIONAL)):
         arguments = without(scan_arguments(1, 5, 4, n, dtype), *absent)
         results(cuda_scan.selective_scan, arguments, dt_softplus=True)
-    assert [name for name, _ in compiled] == ["selective_scan_fwd", "selective_scan_bwd"] * 2
+    names = [f"selective_scan_{part}" for part in ("fwd", "bwd", "sum")]
+    assert [name for name, _ in compiled] == names * 2
     assert all(name.encode() in code for name, code in compiled)
 
 
@@ -265,10 +283,10 @@ def test_every_run_gives_the_same_bits(b, l, e):
 
 @on_gpu
 def test_forward_and_backward_in_a_graph():
-    leaves = on_device(scan_arguments(2, 65, 128, 16, torch.bfloat16))
-    leaves = {name: t.detach().requires_grad_() for name, t in leaves.items()}
+    arguments = on_device(scan_arguments(2, 65, 128, 16, torch.bfloat16))
 
     def both_ways():
+        leaves = {name: t.detach().requires_grad_() for name, t in arguments.items()}
         y, _ = cuda_scan.selective_scan(**leaves, dt_softplus=True)
         return y, *torch.autograd.grad(y, list(leaves.values()), torch.ones_like(y))
 

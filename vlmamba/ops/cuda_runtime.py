@@ -31,7 +31,7 @@ def unavailable(device: int) -> str | None:
         return f"compute capability {capability[0]}.{capability[1]} is below 8.0"
     try:
         kernel('extern "C" __global__ void nothing() {}', "nothing", (), device, 0)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, AttributeError) as error:  # missing, or too old
         return str(error).splitlines()[0]
     return None
 

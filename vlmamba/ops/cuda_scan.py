@@ -15,25 +15,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlmamba.ops.cuda_runtime import kernel
+from vlmamba.ops.scan_plans import Plan, backward_plan, forward_plan
 
 # As the kernels number them (TYPE in scan_common.cu).
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 MAX_STATES = 64
-
-
-class Plan(NamedTuple):
-    """How a kernel divides its work; the names are those of the .cu files."""
-
-    threads: int
-    lanes: int  # that share a channel
-    cpt: int  # channels a thread
-    chunk: int  # positions: a tile of the forward pass, what the backward pass keeps in registers
-    npoly: int  # of a lane's states, how many exponentials are polynomials
-    blocks: int  # a multiprocessor: how many the compiler must leave registers for
-
-    @property
-    def channels(self) -> int:
-        return self.threads // self.lanes * self.cpt
 
 
 def takes(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> bool:
@@ -72,7 +58,7 @@ class _SelectiveScan(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.dtypes = [t.dtype if isinstance(t, Tensor) else None for t in arguments]
         inputs = prepare(*arguments)
-        y, last, saved = forward(inputs, save=backward_plan(inputs).chunk)
+        y, last, saved = forward(inputs, save=backward_plan(*sizes(inputs)).tile)
         ctx.save_for_backward(*inputs[:-1], saved)
         ctx.dt_softplus = inputs.dt_softplus
         return y, last
@@ -139,14 +125,14 @@ def _dense(tensor: Tensor) -> Tensor:
 def forward(inputs: Inputs, *, save: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """y, the last state, and the states before every `save`-th position (b, chunks, e, padded n) unless it is 0."""
     u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
-    plan = forward_plan(inputs)
+    plan = forward_plan(*sizes(inputs))
     chunks = -(-l // save) if save else 0
     y = torch.empty((b, l, e), dtype=u.dtype, device=u.device)
     last = torch.empty((b, e, n), dtype=torch.float32, device=u.device)
     shape = (b, chunks, e, _padded(n))
     saved = torch.empty(shape, dtype=torch.float32, device=u.device) if save else None
     blocks = -(-e // plan.channels)
-    defines = *_defines(inputs, plan, ()), ("TILE", plan.chunk), ("SAVE", save)
+    defines = *_defines(inputs, plan, ()), ("TILE", plan.tile), ("SAVE", save)
     if b * blocks:
         kernel(_source("forward"), "selective_scan_fwd", defines, u.get_device(), 0).launch(
             b * blocks, plan.threads, 0,
@@ -160,7 +146,7 @@ def backward(
 ) -> tuple[Tensor | None, ...]:
     """The gradients of u, dt, A, B, C, D, z, dt_bias, initial_state; those of A, D and the last two in float32."""
     u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
-    plan = backward_plan(inputs)
+    plan = backward_plan(*sizes(inputs))
     blocks = -(-e // plan.channels)
     grad_y = torch.zeros_like(u) if grad_y is None else _dense(grad_y)
     grad_last = None if grad_last is None else grad_last.contiguous()
@@ -177,9 +163,8 @@ def backward(
     shared_bytes = _backward_shared_bytes(plan, _padded(n), dz is not None, u.element_size())
     defines = (
         *_defines(inputs, plan, (grad_y,)),
-        ("CHUNK", plan.chunk),
-        ("SHARED_BYTES", shared_bytes),
-    )
+        ("TILE", plan.tile), ("CHUNK", plan.chunk), ("KEEP", plan.keep), ("SHARED_BYTES", shared_bytes),
+    )  # fmt: skip
     if b * blocks:
         kernel(
             _source("backward"), "selective_scan_bwd", defines, u.get_device(), shared_bytes
@@ -190,11 +175,48 @@ def backward(
                 dBC=dBC, dA=dA, dD=dD, dbias=dbias, dinitial=dinitial, blocks=blocks, chunks=saved.shape[1],
             ),
         )  # fmt: skip
-    dB, dC = dBC.sum(0).to(u.dtype).unbind(2)
+    totals = _sums([t for t in (dBC, dA, dD, dbias) if t is not None], u.dtype)
+    dB, dC = totals.pop(0).unbind(2)
     return (
-        du, ddt, dA.sum(0), dB, dC, None if dD is None else dD.sum(0), dz,
-        None if dbias is None else dbias.sum(0), dinitial,
+        du, ddt, totals.pop(0), dB, dC, None if dD is None else totals.pop(0), dz,
+        None if dbias is None else totals.pop(0), dinitial,
     )  # fmt: skip
+
+
+def _sums(partial: list[Tensor], first_dtype: torch.dtype) -> list[Tensor]:
+    """Each of the float32 tensors summed over its first axis, in one launch; the first one rounded."""
+    dtypes = [first_dtype] + [torch.float32] * (len(partial) - 1)
+    totals = [
+        torch.empty(t.shape[1:], dtype=dtype, device=t.device)
+        for t, dtype in zip(partial, dtypes, strict=True)
+    ]
+    columns = [t.numel() for t in totals]
+    defines = (
+        ("TYPE", TYPES[first_dtype]), ("THREADS", 256), ("SUMS", len(partial)),
+        # scan_common.cu asks for these; the sums do not.
+        ("LANES", 1), ("CPT", 1), ("NPAD", 16), ("VEC", 0), ("BCW", 1), ("SOFTPLUS", 0),
+        ("HAS_Z", 0), ("HAS_RESET", 0), ("NPOLY", 0),
+    )  # fmt: skip
+    device = partial[0].get_device()
+    if sum(columns):
+        kernel(_source("sums"), "selective_scan_sum", defines, device, 0).launch(
+            -(-sum(columns) // 256), 256, 0,
+            _sums_struct(len(partial))(
+                tuple(t.data_ptr() for t in partial), tuple(t.data_ptr() for t in totals),
+                tuple(columns), tuple(t.shape[0] for t in partial),
+            ),
+        )  # fmt: skip
+    return totals
+
+
+@cache
+def _sums_struct(count: int) -> type[ctypes.Structure]:
+    """`Sums` of scan_sums.cu."""
+    fields = (
+        ("from_", ctypes.c_void_p * count), ("to", ctypes.c_void_p * count),
+        ("columns", ctypes.c_int64 * count), ("rows", ctypes.c_int32 * count),
+    )  # fmt: skip
+    return type("Sums", (ctypes.Structure,), {"_fields_": fields})
 
 
 def _padded(n: int) -> int:
@@ -202,32 +224,21 @@ def _padded(n: int) -> int:
     return next(size for size in (16, 32, 64) if n <= size)
 
 
-# Fewer channels than this in all leave multiprocessors idle unless more lanes share each.
-MANY_CHANNELS = 16384
-
-
-def forward_plan(inputs: Inputs) -> Plan:
-    """What was fastest on an H100 (docs/kernels.md)."""
-    if inputs.A.shape[1] <= 16 and inputs.u.shape[0] * inputs.u.shape[2] >= MANY_CHANNELS:
-        return Plan(threads=128, lanes=2, cpt=1, chunk=16, npoly=0, blocks=4)
-    return Plan(threads=128, lanes=8, cpt=1, chunk=32, npoly=0, blocks=6)
-
-
-def backward_plan(inputs: Inputs) -> Plan:
-    """What was fastest on an H100 (docs/kernels.md)."""
-    n, channels = inputs.A.shape[1], inputs.u.shape[0] * inputs.u.shape[2]
-    if n > 16:
-        return Plan(threads=128, lanes=8, cpt=1, chunk=8, npoly=0, blocks=2)
-    if channels >= MANY_CHANNELS:
-        return Plan(threads=128, lanes=4, cpt=2, chunk=8, npoly=0, blocks=2)
-    return Plan(threads=128, lanes=8, cpt=1, chunk=16, npoly=0, blocks=4)
+def sizes(inputs: Inputs) -> tuple[int, int, int, int]:
+    """What a plan depends on: states, rows, channels and the device's multiprocessors."""
+    b, _, e = inputs.u.shape
+    count = 1
+    if inputs.u.is_cuda:
+        count = torch.cuda.get_device_properties(inputs.u.device).multi_processor_count
+    return inputs.A.shape[1], b, e, count
 
 
 def _defines(inputs: Inputs, plan: Plan, grads: tuple[Tensor, ...]) -> tuple[tuple[str, int], ...]:
     by_channel = [t for t in (inputs.u, inputs.dt, inputs.z, *grads) if t is not None]
     return (
         ("TYPE", TYPES[inputs.u.dtype]), ("NPAD", _padded(inputs.A.shape[1])),
-        ("VEC", int(all(_paired(t) for t in by_channel))),
+        ("VEC", int(all(_in_groups(t, 2) for t in by_channel))),
+        ("BCW", 4 if _in_groups(inputs.B, 4) and _in_groups(inputs.C, 4) else 1),
         ("SOFTPLUS", int(inputs.dt_softplus)), ("HAS_Z", int(inputs.z is not None)),
         ("HAS_RESET", int(inputs.reset is not None)),
         ("THREADS", plan.threads), ("LANES", plan.lanes), ("CPT", plan.cpt), ("NPOLY", plan.npoly),
@@ -235,11 +246,11 @@ def _defines(inputs: Inputs, plan: Plan, grads: tuple[Tensor, ...]) -> tuple[tup
     )  # fmt: skip
 
 
-def _paired(tensor: Tensor) -> bool:
-    """Whether two neighbouring channels can be read at once, everywhere."""
+def _in_groups(tensor: Tensor, size: int) -> bool:
+    """Whether `size` neighbours of the last axis can be read at once, everywhere."""
     return (
-        all(number % 2 == 0 for number in (tensor.shape[2], *tensor.stride()[:2]))
-        and tensor.data_ptr() % (2 * tensor.element_size()) == 0
+        all(number % size == 0 for number in (tensor.shape[2], *tensor.stride()[:2]))
+        and tensor.data_ptr() % (size * tensor.element_size()) == 0
     )
 
 
@@ -247,11 +258,11 @@ def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int
     """The size of `Shared` in scan_backward.cu, which asserts it."""
     warps, groups = plan.threads // 32, 32 // plan.lanes
     pitch = plan.channels + groups * plan.cpt
-    starts = plan.threads * plan.cpt * npad // plan.lanes
-    sums = warps * 2 * npad * (64 // npad * groups + plan.chunk)
+    starts = plan.tile // plan.chunk * plan.threads * plan.cpt * npad // plan.lanes
+    sums = warps * 2 * npad * (64 // npad * groups + plan.tile)
     rows = 2 * npad + (5 + has_z) * plan.channels + (2 + has_z) * pitch
-    raw = (3 + has_z) * plan.chunk * plan.channels * element_size
-    bytes_in_all = 4 * (starts + sums + plan.chunk * rows) + raw + plan.chunk
+    raw = (3 + has_z) * plan.tile * plan.channels * element_size
+    bytes_in_all = 4 * (starts + sums + plan.tile * rows) + raw + plan.tile
     return -(-bytes_in_all // 16) * 16
 
 

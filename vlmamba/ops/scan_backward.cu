@@ -5,10 +5,12 @@
 //      with g, the gradient of the state; sums over a channel's lanes are spread over them, sums over a warp's
 //      channels (for dB, dC) go through shared memory, RUN positions at a time
 //   3. as in 1: the gradients of u, dt and z; the sums over the block's warps, one partial a block, without atomics
-// The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: CHUNK, BLOCKS.
+// The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: TILE, CHUNK,
+// BLOCKS, and KEEP: whether decays stay in registers too, or are computed a second time for more warps.
 
-#define EACH ((CHUNK + ROWS - 1) / ROWS)
-#define EACH_BC ((CHUNK + ROWS_BC - 1) / ROWS_BC)
+#define EACH ((TILE + ROWS - 1) / ROWS)
+#define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC)
+#define CHUNKS (TILE / CHUNK)
 #define STEPS (LANES / CPT)
 #define GROUPS (32 / LANES) // of lanes a warp, each with CPT channels
 #define QUADS (NPAD / 2)    // fours of dB and dC values a position
@@ -43,14 +45,14 @@ __device__ __forceinline__ Element element(float dt, float u, float z, float gy,
 enum { DYG, SLOPE, U, DGATE };
 enum { DX, DDELTA, Y };
 struct alignas(16) Shared {
-  float starts[THREADS * CPT * STATES]; // every thread's states at the chunk's start
-  float bc[CHUNK][2 * NPAD];            // B, then C
-  float across[WARPS][RUN][GROUPS][2 * NPAD], dbc[WARPS][CHUNK][2 * NPAD];
-  float steps[CHUNK][2 * CH];           // delta and delta * u of a channel side by side
-  float elements[3 + HAS_Z][CHUNK][CH]; // of `Element`: DYG, SLOPE, U, DGATE
-  float found[2 + HAS_Z][CHUNK][CHP];   // sums over states: DX, DDELTA, Y
-  pair raw[3 + HAS_Z][CHUNK][PAIRS];    // u, dt, grad_y, z
-  unsigned char resets[CHUNK];
+  float states[CHUNKS][CPT][THREADS * STATES]; // every thread's: fetched for the tile, then at its chunks' starts
+  float bc[TILE][2 * NPAD];             // of each lane: B, then C
+  float across[WARPS][RUN][GROUPS][2 * NPAD], dbc[WARPS][TILE][2 * NPAD];
+  float steps[TILE][2 * CH];           // delta and delta * u of a channel side by side
+  float elements[3 + HAS_Z][TILE][CH]; // of `Element`: DYG, SLOPE, U, DGATE
+  float found[2 + HAS_Z][TILE][CHP];   // sums over states: DX, DDELTA, Y
+  pair raw[3 + HAS_Z][TILE][PAIRS];    // u, dt, grad_y, z
+  unsigned char resets[TILE];
 };
 static_assert(sizeof(Shared) == SHARED_BYTES, "the launch asks for another amount of shared memory");
 
@@ -66,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
   float bias0 = 0, bias1 = 0, D0 = 0, D1 = 0, dD0 = 0, dD1 = 0, dbias0 = 0, dbias1 = 0;
   if (a.dt_bias) bias0 = a.dt_bias[c0], bias1 = a.dt_bias[c0 + next];
   if (a.D) D0 = a.D[c0], D1 = a.D[c0 + next];
-  int j = tid % (2 * NPAD), at_bc = tid / (2 * NPAD), bc_l = j < NPAD ? a.B_l : a.C_l;
+  int j = tid * BCW % (2 * NPAD), at_bc = tid * BCW / (2 * NPAD), bc_l = j < NPAD ? a.B_l : a.C_l;
   const number* bc_at = j < NPAD ? a.B + row * a.B_b : a.C + row * a.C_b;
   bool bc_real = j % NPAD < a.n;
   if (bc_real) bc_at += j % NPAD;
@@ -86,15 +88,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
     }
 
   const float* saved_at = a.saved + row * a.chunks * a.e * NPAD + state;
-  number raw_bc[EACH_BC];
+  Group raw_bc[EACH_BC];
   unsigned char raw_reset = 0;
-  auto fetch = [&](int chunk) {
-    int start = chunk * CHUNK;
+  auto fetch = [&](int tile) {
+    int start = tile * TILE;
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int t = at + i * ROWS;
       int from = within(start + t, a.l);
-      if (INSIDE(t, CHUNK, ROWS)) {
+      if (INSIDE(t, TILE, ROWS)) {
         fetch_pair(&m.raw[0][t][pair_index], step_to(u_at, from, a.u_l), next);
         fetch_pair(&m.raw[1][t][pair_index], step_to(dt_at, from, a.dt_l), next);
         fetch_pair(&m.raw[2][t][pair_index], step_to(gy_at, from, a.grad_y_l), next);
@@ -103,29 +105,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
     }
 #pragma unroll
     for (int k = 0; k < CPT; k++) {
-      const float* from = saved_at + ((i64)chunk * a.e + within(channel + k, a.e)) * NPAD;
+      const float* from = saved_at + ((i64)tile * a.e + within(channel + k, a.e)) * NPAD;
       constexpr int bytes = STATES % 4 == 0 ? 16 : STATES % 2 == 0 ? 8 : 4;
 #pragma unroll
       for (int s = 0; s < STATES; s += bytes / 4)
-        copy_async<bytes>(&m.starts[(tid * CPT + k) * STATES + s], from + s);
+        copy_async<bytes>(&m.states[0][k][tid * STATES + s], from + s);
     }
 #pragma unroll
-    for (int i = 0; i < EACH_BC; i++) raw_bc[i] = *step_to(bc_at, within(start + at_bc + i * ROWS_BC, a.l), bc_l);
-    if (HAS_RESET) raw_reset = start + tid % CHUNK < a.l && a.reset[row * a.l + start + tid % CHUNK];
+    for (int i = 0; i < EACH_BC; i++) 
+      raw_bc[i] = *(const Group*)step_to(bc_at, within(start + at_bc + i * ROWS_BC, a.l), bc_l);
+    if (HAS_RESET) raw_reset = start + tid % TILE < a.l && a.reset[row * a.l + start + tid % TILE];
   };
 
   if (a.chunks) fetch(a.chunks - 1);
-  for (int chunk = a.chunks - 1; chunk >= 0; chunk--) {
-    int start = chunk * CHUNK;
+  for (int tile = a.chunks - 1; tile >= 0; tile--) {
+    int start = tile * TILE;
     wait_for_copies();
     __syncthreads();
     float h[CPT][STATES];
 #pragma unroll
-    for (int k = 0; k < CPT; k++) take<STATES>(h[k], &m.starts[(tid * CPT + k) * STATES]);
+    for (int k = 0; k < CPT; k++) take<STATES>(h[k], &m.states[0][k][tid * STATES]);
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int t = at + i * ROWS;
-      if (INSIDE(t, CHUNK, ROWS)) {
+      if (INSIDE(t, TILE, ROWS)) {
         pair u = m.raw[0][t][pair_index], dt = m.raw[1][t][pair_index], gy = m.raw[2][t][pair_index], z = {};
         if (HAS_Z) z = m.raw[2 + HAS_Z][t][pair_index];
         bool inside = start + t < a.l;
@@ -141,84 +144,112 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
     }
 #pragma unroll
     for (int i = 0; i < EACH_BC; i++)
-      if (INSIDE(at_bc + i * ROWS_BC, CHUNK, ROWS_BC)) m.bc[at_bc + i * ROWS_BC][j] = bc_real ? value(raw_bc[i]) : 0.0f;
-    if (HAS_RESET && tid < CHUNK) m.resets[tid] = raw_reset;
+      if (INSIDE(at_bc + i * ROWS_BC, TILE, ROWS_BC)) 
+        put_group(m.bc[at_bc + i * ROWS_BC], j, raw_bc[i], bc_real);
+    if (HAS_RESET && tid < TILE) m.resets[tid] = raw_reset;
     __syncthreads();
-    if (chunk) fetch(chunk - 1);
+    if (tile) fetch(tile - 1);
 
-    float before[CHUNK][CPT][STATES], decays[CHUNK][CPT][STATES];
+    for (int chunk = 0; chunk < CHUNKS - 1; chunk++) {
 #pragma unroll
-    for (int t = 0; t < CHUNK; t++) {
-      float step[2 * CPT], B[STATES];
-      take<2 * CPT>(step, &m.steps[t][2 * local]);
-      take<STATES>(B, &m.bc[t][state]);
-      bool keep = !(HAS_RESET && m.resets[t]);
+      for (int k = 0; k < CPT; k++) put<STATES>(&m.states[1 + chunk][k][tid * STATES], h[k]);
 #pragma unroll
-      for (int k = 0; k < CPT; k++)
+      for (int t = 0; t < CHUNK; t++) {
+        float step[2 * CPT], B[STATES];
+        take<2 * CPT>(step, &m.steps[chunk * CHUNK + t][2 * local]);
+        take<STATES>(B, &m.bc[chunk * CHUNK + t][2 * state]);
+        bool keep = !(HAS_RESET && m.resets[chunk * CHUNK + t]);
 #pragma unroll
-        for (int s = 0; s < STATES; s++) {
-          float d = decay(step[2 * k] * A2[k][s], s);
-          if (HAS_RESET) d = keep ? d : 0.0f;
-          decays[t][k][s] = d;
-          before[t][k][s] = h[k][s];
-          h[k][s] = fmaf(d, h[k][s], step[2 * k + 1] * B[s]);
-        }
-    }
-#pragma unroll
-    for (int first_t = CHUNK - STEPS; first_t >= 0; first_t -= STEPS) {
-      float y_part[LANES], dx_part[LANES], dd_part[LANES];
-#pragma unroll
-      for (int j = STEPS - 1; j >= 0; j--) {
-        int t = first_t + j;
-        float step[2 * CPT], B[STATES], C[STATES], dy[CPT], dB[STATES], dC[STATES];
-        take<2 * CPT>(step, &m.steps[t][2 * local]);
-        take<CPT>(dy, &m.elements[DYG][t][local]);
-        take<STATES>(B, &m.bc[t][state]);
-        take<STATES>(C, &m.bc[t][NPAD + state]);
-#pragma unroll
-        for (int k = 0; k < CPT; k++) {
-          float y = 0, x = 0, dd = 0;
+        for (int k = 0; k < CPT; k++)
 #pragma unroll
           for (int s = 0; s < STATES; s++) {
-            y = fmaf(h[k][s], C[s], y);
-            dC[s] = k ? fmaf(h[k][s], dy[k], dC[s]) : h[k][s] * dy[k];
-            g[k][s] = fmaf(dy[k], C[s], g[k][s]);
-            dB[s] = k ? fmaf(g[k][s], step[2 * k + 1], dB[s]) : g[k][s] * step[2 * k + 1];
-            x = fmaf(g[k][s], B[s], x);
-            g[k][s] *= decays[t][k][s];
-            float through = g[k][s] * before[t][k][s];
-            dA[k][s] = fmaf(through, step[2 * k], dA[k][s]);
-            dd = fmaf(through, A2[k][s], dd);
-            h[k][s] = before[t][k][s];
+            float d = decay(step[2 * k] * A2[k][s], s);
+            if (HAS_RESET) d = keep ? d : 0.0f;
+            h[k][s] = fmaf(d, h[k][s], step[2 * k + 1] * B[s]);
           }
-          y_part[j * CPT + k] = y, dx_part[j * CPT + k] = x, dd_part[j * CPT + k] = dd;
-        }
-        put<STATES>(&m.across[warp][t % RUN][group][odd * NPAD + state], dB);
-        put<STATES>(&m.across[warp][t % RUN][group][(1 - odd) * NPAD + state], dC);
-        if (t % RUN == 0) {
-          __syncwarp();
-          int r = tid % 32 / QUADS, quad = tid % QUADS * 4, flip = quad ^ NPAD;
-          float4 sum = *(const float4*)&m.across[warp][r][0][quad];
-#pragma unroll
-          for (int i = 1; i < GROUPS; i++) {
-            float4 more = *(const float4*)&m.across[warp][r][i][i & 1 ? flip : quad];
-            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-          }
-          *(float4*)&m.dbc[warp][t + r][quad] = sum;
-          __syncwarp();
-        }
       }
-      int t = first_t + lane / CPT, ch = local + lane % CPT;
-      if (HAS_Z) m.found[Y][t][ch] = spread_sum(y_part, lane);
-      m.found[DX][t][ch] = spread_sum(dx_part, lane);
-      m.found[DDELTA][t][ch] = spread_sum(dd_part, lane);
+    }
+#pragma unroll 1
+    for (int chunk = CHUNKS - 1; chunk >= 0; chunk--) {
+      int base = chunk * CHUNK;
+      if (chunk < CHUNKS - 1)
+#pragma unroll
+        for (int k = 0; k < CPT; k++) take<STATES>(h[k], &m.states[1 + chunk][k][tid * STATES]);
+      float before[CHUNK][CPT][STATES], decays[KEEP ? CHUNK : 1][CPT][STATES];
+#pragma unroll
+      for (int t = 0; t < CHUNK; t++) {
+        float step[2 * CPT], B[STATES];
+        take<2 * CPT>(step, &m.steps[base + t][2 * local]);
+        take<STATES>(B, &m.bc[base + t][2 * state]);
+        bool keep = !(HAS_RESET && m.resets[base + t]);
+#pragma unroll
+        for (int k = 0; k < CPT; k++)
+#pragma unroll
+          for (int s = 0; s < STATES; s++) {
+            float d = decay(step[2 * k] * A2[k][s], s);
+            if (HAS_RESET) d = keep ? d : 0.0f;
+            if (KEEP) decays[t][k][s] = d;
+            before[t][k][s] = h[k][s];
+            h[k][s] = fmaf(d, h[k][s], step[2 * k + 1] * B[s]);
+          }
+      }
+#pragma unroll
+      for (int first_t = CHUNK - STEPS; first_t >= 0; first_t -= STEPS) {
+        float y_part[LANES], dx_part[LANES], dd_part[LANES];
+#pragma unroll
+        for (int j = STEPS - 1; j >= 0; j--) {
+          int t = first_t + j;
+          float step[2 * CPT], BC[2 * STATES], dy[CPT], dB[STATES], dC[STATES];
+          take<2 * CPT>(step, &m.steps[base + t][2 * local]);
+          take<CPT>(dy, &m.elements[DYG][base + t][local]);
+          take<2 * STATES>(BC, &m.bc[base + t][2 * state]);
+#pragma unroll
+          for (int k = 0; k < CPT; k++) {
+            float y = 0, x = 0, dd = 0;
+#pragma unroll
+            for (int s = 0; s < STATES; s++) {
+              y = fmaf(h[k][s], BC[STATES + s], y);
+              dC[s] = k ? fmaf(h[k][s], dy[k], dC[s]) : h[k][s] * dy[k];
+              g[k][s] = fmaf(dy[k], BC[STATES + s], g[k][s]);
+              dB[s] = k ? fmaf(g[k][s], step[2 * k + 1], dB[s]) : g[k][s] * step[2 * k + 1];
+              x = fmaf(g[k][s], BC[s], x);
+              float d = KEEP ? decays[t][k][s] : decay(step[2 * k] * A2[k][s], s);
+              if (!KEEP && HAS_RESET && m.resets[base + t]) d = 0.0f;
+              g[k][s] *= d;
+              float through = g[k][s] * before[t][k][s];
+              dA[k][s] = fmaf(through, step[2 * k], dA[k][s]);
+              dd = fmaf(through, A2[k][s], dd);
+              h[k][s] = before[t][k][s];
+            }
+            y_part[j * CPT + k] = y, dx_part[j * CPT + k] = x, dd_part[j * CPT + k] = dd;
+          }
+          put<STATES>(&m.across[warp][t % RUN][group][odd * NPAD + state], dB);
+          put<STATES>(&m.across[warp][t % RUN][group][(1 - odd) * NPAD + state], dC);
+          if (t % RUN == 0) {
+            __syncwarp();
+            int r = tid % 32 / QUADS, quad = tid % QUADS * 4, flip = quad ^ NPAD;
+            float4 sum = *(const float4*)&m.across[warp][r][0][quad];
+#pragma unroll
+            for (int i = 1; i < GROUPS; i++) {
+              float4 more = *(const float4*)&m.across[warp][r][i][i & 1 ? flip : quad];
+              sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+            }
+            *(float4*)&m.dbc[warp][base + t + r][quad] = sum;
+            __syncwarp();
+          }
+        }
+        int t = base + first_t + lane / CPT, ch = local + lane % CPT;
+        if (HAS_Z) m.found[Y][t][ch] = spread_sum(y_part, lane);
+        m.found[DX][t][ch] = spread_sum(dx_part, lane);
+        m.found[DDELTA][t][ch] = spread_sum(dd_part, lane);
+      }
     }
     __syncthreads();
 
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int t = at + i * ROWS, both = 2 * pair_index;
-      if (INSIDE(t, CHUNK, ROWS) && start + t < a.l) {
+      if (INSIDE(t, TILE, ROWS) && start + t < a.l) {
         float4 step = *(const float4*)&m.steps[t][2 * both];
         float2 x = *(const float2*)&m.found[DX][t][both], u = *(const float2*)&m.elements[U][t][both];
         float2 dd = *(const float2*)&m.found[DDELTA][t][both], sl = *(const float2*)&m.elements[SLOPE][t][both];
@@ -238,11 +269,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
 #pragma unroll
     for (int i = 0; i < EACH_BC; i++) {
       int t = at_bc + i * ROWS_BC;
-      if (INSIDE(t, CHUNK, ROWS_BC) && start + t < a.l && bc_real) {
-        float sum = 0;
+      if (INSIDE(t, TILE, ROWS_BC) && start + t < a.l && bc_real) {
+        float sum[BCW] = {};
 #pragma unroll
-        for (int w = 0; w < WARPS; w++) sum += m.dbc[w][t][j];
-        dbc_at[(i64)(start + t) * 2 * a.n] = sum;
+        for (int w = 0; w < WARPS; w++) {
+          float part[BCW];
+          take<BCW>(part, &m.dbc[w][t][j]);
+#pragma unroll
+          for (int k = 0; k < BCW; k++) sum[k] += part[k];
+        }
+        put<BCW>(dbc_at + (i64)(start + t) * 2 * a.n, sum);
       }
     }
   }

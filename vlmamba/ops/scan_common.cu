@@ -4,6 +4,7 @@
 //   TYPE      0 float32, 1 bfloat16, 2 float16: u, dt, B, C, z, y and their gradients
 //   THREADS   of a block        LANES    lanes that share a channel        CPT      channels a thread
 //   NPAD      states, padded    VEC      whether pairs of channels lie aligned
+//   BCW       1, or 4 where B and C lie so that four states can be read at once
 //   SOFTPLUS, HAS_Z, HAS_RESET  what is asked
 //   NPOLY     of a lane's states, how many take their exponential from a polynomial
 
@@ -13,7 +14,7 @@
 #define ROWS (THREADS / PAIRS)        // positions that the block's threads cover, a pair of channels each
 #define CHW (32 / LANES * CPT)        // channels a warp
 #define WARPS (THREADS / 32)
-#define ROWS_BC (THREADS / (2 * NPAD)) // positions that they cover, a B or C value each
+#define ROWS_BC (THREADS * BCW / (2 * NPAD)) // positions that they cover, BCW values of B or C each
 #define CHP (CH + CHW)                // a row's pitch: the rows of a warp's stores fall on different banks
 // Whether a thread's position lies within `size`, where the threads' positions are `step` apart and start below it.
 #define INSIDE(t, size, step) ((size) % (step) == 0 || (t) < (size))
@@ -29,6 +30,9 @@ typedef float2 pair;
 typedef unsigned short number;
 typedef unsigned int pair;
 #endif
+struct alignas(BCW * sizeof(number)) Group {
+  number x[BCW];
+};
 
 #ifndef EMULATED
 __device__ __forceinline__ float exp2_unit(float x) {
@@ -180,6 +184,19 @@ __device__ __forceinline__ void put(float* to, const float* from) {
   } else {
 #pragma unroll
     for (int i = 0; i < COUNT; i++) to[i] = from[i];
+  }
+}
+
+// BCW values of B or C from index j of (B, C) on, into a row in which each lane finds its B and then its C.
+__device__ __forceinline__ void put_group(float* row, int j, Group from, bool real) {
+  constexpr int together = BCW < STATES ? BCW : STATES;
+  float x[BCW];
+#pragma unroll
+  for (int i = 0; i < BCW; i++) x[i] = real ? value(from.x[i]) : 0.0f;
+#pragma unroll
+  for (int i = 0; i < BCW; i += together) {
+    int state = j % NPAD + i;
+    put<together>(row + state / STATES * 2 * STATES + j / NPAD * STATES + state % STATES, x + i);
   }
 }
 

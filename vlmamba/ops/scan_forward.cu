@@ -6,17 +6,17 @@
 //   TILE, SAVE (a state is kept every SAVE positions, 0 for none), BLOCKS (a multiprocessor, at least)
 
 #define EACH ((TILE + ROWS - 1) / ROWS)                    // pairs of a tile a thread
-#define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC) // values of B and C a thread
+#define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC) // groups of B and C values a thread
 #define STEPS (LANES / CPT)                             // positions whose sums are spread at once
 
 struct Tile {
   pair u[EACH], dt[EACH], z[EACH];
-  number bc[EACH_BC];
+  Group bc[EACH_BC];
   unsigned char reset;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd(const Arguments a) {
-  alignas(16) __shared__ float bc[TILE][2 * NPAD];  // B, then C
+  alignas(16) __shared__ float bc[TILE][2 * NPAD];  // of each lane: B, then C
   alignas(16) __shared__ float steps[TILE][2 * CH]; // delta and delta * u of a channel side by side
   alignas(16) __shared__ float sums[TILE][CHP];     // C h
   __shared__ unsigned char resets[TILE];
@@ -31,8 +31,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
   float bias0 = 0, bias1 = 0, D0 = 0, D1 = 0;
   if (a.dt_bias) bias0 = a.dt_bias[c0], bias1 = a.dt_bias[c0 + next];
   if (a.D) D0 = a.D[c0], D1 = a.D[c0 + next];
-  // As a bringer of B and C: which of the two, and which state.
-  int j = tid % (2 * NPAD), at_bc = tid / (2 * NPAD), bc_l = j < NPAD ? a.B_l : a.C_l;
+  // As a bringer of B and C: which of the two, and which states.
+  int j = tid * BCW % (2 * NPAD), at_bc = tid * BCW / (2 * NPAD), bc_l = j < NPAD ? a.B_l : a.C_l;
   const number* bc_at = j < NPAD ? a.B + row * a.B_b : a.C + row * a.C_b;
   bool bc_real = j % NPAD < a.n;
   if (bc_real) bc_at += j % NPAD;
@@ -59,7 +59,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
       if (HAS_Z) tile.z[i] = load_pair(step_to(z_at, t, a.z_l), next);
     }
 #pragma unroll
-    for (int i = 0; i < EACH_BC; i++) tile.bc[i] = *step_to(bc_at, within(start + at_bc + i * ROWS_BC, a.l), bc_l);
+    for (int i = 0; i < EACH_BC; i++) 
+      tile.bc[i] = *(const Group*)step_to(bc_at, within(start + at_bc + i * ROWS_BC, a.l), bc_l);
     if (HAS_RESET) tile.reset = start + tid % TILE < a.l && a.reset[row * a.l + start + tid % TILE];
   };
   if (a.l) load_tile(0);
@@ -83,7 +84,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
     }
 #pragma unroll
     for (int i = 0; i < EACH_BC; i++)
-      if (INSIDE(at_bc + i * ROWS_BC, TILE, ROWS_BC)) bc[at_bc + i * ROWS_BC][j] = bc_real ? value(tile.bc[i]) : 0.0f;
+      if (INSIDE(at_bc + i * ROWS_BC, TILE, ROWS_BC)) 
+        put_group(bc[at_bc + i * ROWS_BC], j, tile.bc[i], bc_real);
     if (HAS_RESET && tid < TILE) resets[tid] = tile.reset;
     __syncthreads();
     if (start + TILE < a.l) load_tile(start + TILE);
@@ -106,17 +108,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
 #pragma unroll
             for (int s = 0; s < STATES; s++) h[k][s] = 0.0f;
         }
-        float step[2 * CPT], B[STATES], C[STATES];
+        float step[2 * CPT], BC[2 * STATES];
         take<2 * CPT>(step, &steps[t][2 * local]);
-        take<STATES>(B, &bc[t][state]);
-        take<STATES>(C, &bc[t][NPAD + state]);
+        take<2 * STATES>(BC, &bc[t][2 * state]);
 #pragma unroll
         for (int k = 0; k < CPT; k++) {
           float y = 0.0f;
 #pragma unroll
           for (int s = 0; s < STATES; s++) {
-            h[k][s] = fmaf(decay(step[2 * k] * A2[k][s], s), h[k][s], step[2 * k + 1] * B[s]);
-            y = fmaf(h[k][s], C[s], y);
+            h[k][s] = fmaf(decay(step[2 * k] * A2[k][s], s), h[k][s], step[2 * k + 1] * BC[s]);
+            y = fmaf(h[k][s], BC[STATES + s], y);
           }
           partial[j * CPT + k] = y;
         }
