@@ -20,7 +20,7 @@ LOOKED_AT = 4  # batches from which an epoch's tokens and operations are told
 MEASURED = 5  # steps, of which the first two warm up
 SMALL = 20_000_000  # parameters
 EXAMPLES = ("H100", "A100")  # GPUs to estimate for where there is none
-ASSUMED_MFU = 0.4  # results/train_scale.json has what was measured on an H100
+ASSUMED_MFU = 0.4  # of the peak; assumed, `bench/train_scale.py` measures it
 
 
 def forecast(recipe: Recipe, stage: StageConfig, batches: Batches, ranks: Ranks) -> Iterator[str]:
