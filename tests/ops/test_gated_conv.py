@@ -107,3 +107,15 @@ def test_every_run_gives_the_same_bits():
     arguments = inputs(2, 2049, 256, 4, "cuda", BF16)
     first, *others = (results(ops.gated_conv1d, arguments) for _ in range(4))
     assert all(torch.equal(first[k], other[k]) for other in others for k in first)
+
+
+def test_the_scan_leaves_the_gates_gradient_where_the_convolution_wants_it():
+    from vlmamba.ops import conv, cuda_scan
+
+    xz = torch.randn(2, 3, 10)
+    dz = cuda_scan._room_beside(xz[..., 5:])
+    dz.fill_(1.0)
+    assert dz.shape == (2, 3, 5)
+    assert conv._wide(dz, xz).data_ptr() == dz.data_ptr() - 5 * dz.element_size()
+    for other in (xz[..., :5], torch.randn(2, 3, 5)):
+        assert cuda_scan._room_beside(other).is_contiguous()

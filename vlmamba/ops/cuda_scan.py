@@ -155,7 +155,7 @@ def backward(
         return torch.empty(shape, dtype=dtype, device=u.device)
 
     du, ddt = new(b, l, e, dtype=u.dtype), new(b, l, e, dtype=u.dtype)
-    dz = None if inputs.z is None else new(b, l, e, dtype=u.dtype)
+    dz = None if inputs.z is None else _room_beside(inputs.z)
     dBC, dA = new(blocks, b, l, 2, n), new(b, e, n)
     dD = None if inputs.D is None else new(b, e)
     dbias = None if inputs.dt_bias is None else new(b, e)
@@ -285,7 +285,7 @@ class _Arguments(ctypes.Structure):
         )),
         *((f"{name}_b", ctypes.c_int64) for name in _STRIDED),  # in elements
         *((f"{name}_l", ctypes.c_int32) for name in _STRIDED),  # in bytes
-        *((name, ctypes.c_int32) for name in ("b", "l", "e", "n", "blocks", "chunks")),
+        *((name, ctypes.c_int32) for name in ("b", "l", "e", "n", "blocks", "chunks", "dz_pitch")),
     )  # fmt: skip
 
 
@@ -299,4 +299,14 @@ def _arguments(inputs: Inputs, *, blocks: int, chunks: int, **others: Tensor | N
             if name in _STRIDED:
                 setattr(arguments, f"{name}_b", tensor.stride(0))
                 setattr(arguments, f"{name}_l", tensor.stride(1) * tensor.element_size())
+    dz = others.get("dz")
+    arguments.dz_pitch = 0 if dz is None else dz.stride(1)
     return arguments
+
+
+def _room_beside(z: Tensor) -> Tensor:
+    """Room for z's gradient: of a second half of a tensor the second half of one, which `conv` takes as it is."""
+    b, l, e = z.shape
+    if z.stride() == (2 * l * e, 2 * e, 1) and z.storage_offset() % (2 * e) == e:
+        return torch.empty((b, l, 2 * e), dtype=z.dtype, device=z.device)[..., e:]
+    return torch.empty((b, l, e), dtype=z.dtype, device=z.device)

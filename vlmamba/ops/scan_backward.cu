@@ -262,7 +262,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
         dD0 = fmaf(dy.x, u.x, dD0), dD1 = fmaf(dy.y, u.y, dD1);
         if (HAS_Z) {
           float2 y = *(const float2*)&m.found[Y][t][both], dg = *(const float2*)&m.elements[DGATE][t][both];
-          store_pair(a.dz + to, rounded(dg.x * fmaf(D0, u.x, y.x), dg.y * fmaf(D1, u.y, y.y)), real);
+          store_pair(a.dz + (row * a.l + start + t) * a.dz_pitch + c, rounded(dg.x * fmaf(D0, u.x, y.x), dg.y * fmaf(D1, u.y, y.y)), real);
         }
       }
     }

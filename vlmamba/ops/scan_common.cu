@@ -227,10 +227,10 @@ struct Arguments {
   float *last, *saved;                    // (b, e, n); (b, chunks, e, NPAD)
   const number* grad_y;                   // (b, l, e), last stride 1
   const float* grad_last;                 // (b, e, n)
-  number *du, *ddt, *dz;                  // (b, l, e)
+  number *du, *ddt, *dz;                  // (b, l, e), but for dz's pitch
   float *dBC;                             // (blocks, b, l, 2, n)
   float *dA, *dD, *dbias, *dinitial;      // (b, e, n), (b, e), (b, e), (b, e, n)
   i64 u_b, dt_b, B_b, C_b, z_b, grad_y_b;
   int u_l, dt_l, B_l, C_l, z_l, grad_y_l;     // in bytes
-  int b, l, e, n, blocks, chunks;
+  int b, l, e, n, blocks, chunks, dz_pitch; // dz_pitch: between dz's positions, in elements
 };
