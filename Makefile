@@ -9,8 +9,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 QUESTION ?= What is this?
-# scikit-image brings photographs that are free of rights; this one is of a cup of coffee.
-PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/coffee.png)
+# scikit-image brings photographs; this one is of a motorcycle.
+PICTURE ?= $(shell ls $(VENV)/lib/python3*/site-packages/skimage/data/motorcycle_left.png)
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt

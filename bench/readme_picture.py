@@ -2,7 +2,7 @@
 
     python bench/readme_picture.py [--output docs/answer.png]
 
-The photograph of coffee comes with scikit-image (CC0, by Rachel Michetti).
+The photograph of a cat comes with scikit-image (CC0, by Stefan van der Walt).
 """
 
 import argparse
@@ -13,8 +13,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vlmamba import load
 
-QUESTIONS = ("What is this?", "Is this an espresso?", "Is there a motorbike?")
-WIDTH, HEIGHT, MARGIN, SIZE = 900, 320, 24, 26
+QUESTIONS = (
+    "Is it an animal?",
+    "Which letter fits the picture? A. ship B. cat C. pizza",
+    "Who owns this?",
+)
+WIDTH, HEIGHT, MARGIN, SIZE = 1000, 280, 24, 20
 
 
 def main() -> None:
@@ -26,7 +30,7 @@ def main() -> None:
     package = find_spec("skimage")
     assert package is not None
     assert package.origin is not None
-    photograph = Path(package.origin).parent / "data" / "coffee.png"
+    photograph = Path(package.origin).parent / "data" / "chelsea.png"
     vlm = load()
     sheet = Image.new("RGB", (WIDTH, HEIGHT), "white")
     picture = Image.open(photograph).convert("RGB")

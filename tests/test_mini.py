@@ -27,7 +27,12 @@ def test_it_is_at_most_24_megabytes():
         ("motorcycle_left.png", "What is the main object in the image?", "motorbike"),
         ("motorcycle_left.png", "Is there a motorbike?", "yes"),
         ("motorcycle_left.png", "Is this a dog?", "no"),
-        ("coffee.png", "What is this?", "espresso"),
+        ("motorcycle_left.png", "What kind of thing is it?", "vehicle"),
+        ("motorcycle_left.png", "Describe the picture.", "A picture of a motorbike."),
+        ("chelsea.png", "Is it an animal?", "yes"),
+        ("chelsea.png", "Is there a motorbike?", "no"),
+        ("chelsea.png", "Which letter fits the picture?\nA. ship\nB. cat\nC. pizza", "B"),
+        ("chelsea.png", "Who owns this?", "I cannot tell from the picture."),
         ("coffee.png", "Is this an espresso?", "yes"),
     ],
 )

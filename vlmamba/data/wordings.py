@@ -1,6 +1,6 @@
 """How questions are worded. `bench/mini_quality.py` keeps others back, to see whether wording matters."""
 
-NAMING = (
+_NAMING = (
     "What is this?",
     "What is in the picture?",
     "What is in the image?",
@@ -52,6 +52,30 @@ NAMING = (
     "Who or what is this?",
     "What has been photographed here?",
 )
+_PICTURES = ("picture", "image", "photo", "photograph")
+_SHOWN = ("shown", "visible", "seen", "depicted", "displayed", "pictured", "presented")
+_OBJECTS = ("object", "thing", "item", "subject", "main object")
+# Lists alone teach a small model the lists: of wordings outside, the first mini took nearly all for nonsense. So most
+# are put together from frames.
+NAMING = (
+    *_NAMING * 6,
+    *(f"What is {shown} in the {p}?" for shown in _SHOWN for p in _PICTURES),
+    *(f"What can be {shown} {where}?" for shown in ("seen", "found", "made out")
+      for where in ("here", "in it", "there")),
+    *(f"Which {o} {does} the {p} {show}?" for o in _OBJECTS for p in _PICTURES
+      for does, show in (("does", "show"), ("does", "contain"), ("do you see in", "here"))),
+    *(f"Which {o} is {shown} here?" for o in _OBJECTS for shown in _SHOWN),
+    *(f"{say} the {o} in {this} {p}."
+      for say in ("Name", "Identify", "Recognise", "Label", "State", "Specify", "Classify")
+      for o in _OBJECTS for this in ("the", "this") for p in _PICTURES),
+    *(f"{say} what {is_there}." for say in ("Tell me", "Say", "State", "Write down", "Let me know", "Find out")
+      for is_there in ("is there", "it is", "you see", "you recognise", "appears here", "has been taken a picture of")),
+    *(f"{could} {say} {what}?" for could in ("Can you", "Could you", "Would you please", "Will you")
+      for say in ("name", "identify", "recognise", "tell me", "say", "describe in a word")
+      for what in ("what this is", "the object", "the thing in front of you", "what we see", "what is in view")),
+    *(f"What {would} {one} call this {o}?" for would in ("would", "do", "might") for one in ("you", "we", "people")
+      for o in _OBJECTS),
+)  # fmt: skip
 OPENING = (
     "Please tell me: {q}",
     "Can you tell me, {q}",
