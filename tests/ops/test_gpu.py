@@ -334,6 +334,8 @@ def compile_for(architecture, kernel, arguments, options):
         elif param.is_constexpr or value is None or (value == 1 and not param.do_not_specialize):
             signature[param.name] = "constexpr"
             constants[param.name] = value
+        elif isinstance(value, float):
+            signature[param.name] = "fp32"
         else:
             signature[param.name] = "i32"
             if value % 16 == 0 and not param.do_not_specialize:
@@ -367,6 +369,43 @@ def every_call(dtype, options):
 @pytest.mark.parametrize(("options", "dtype"), [(False, torch.float32), (True, torch.bfloat16)])
 def test_every_kernel_compiles(monkeypatch, architecture, options, dtype):
     made = launches(monkeypatch, lambda: every_call(dtype, options))
+    assert len({kernel for kernel, _, _ in made}) == 6
+    for launch in made:
+        assert compile_for(architecture, *launch).asm["cubin"]
+
+
+def decoding_calls():
+    """One launch of every kernel of a decoding step, at widths of a published model."""
+    from vlmamba.ops import decode
+    from vlmamba.ops.decode import Tile
+
+    def new(*shape, dtype=torch.bfloat16):
+        return torch.empty(shape, dtype=dtype)
+
+    b, d, e, n, r = 8, 256, 512, 16, 16
+    conv, conv_weight, xz = new(b, e, 3), new(e, 4), new(b, 2 * e)
+    states = [(new(b, e, 3), new(b, e, n, dtype=torch.float32)) for _ in range(2)]
+    partials = new(2, b, r + 2 * n, dtype=torch.float32)
+    mixed, residual = new(4, b, d, dtype=torch.float32), new(b, d, dtype=torch.float32)
+    decode.add_norm(residual, mixed, new(d), 1e-5, new(b, d))
+    decode.thin_linear(new(b, d), new(2 * e, d), xz[None], Tile())
+    decode.conv_select(xz, conv, conv_weight, new(e), new(r + 2 * n, e), partials)
+    decode.sum_partials(partials, new(b, r + 2 * n))
+    for dt in (None, new(b, e)):
+        decode.ssm_step(
+            xz, *states, conv_weight, new(e), new(b, r + 2 * n), new(e, r), new(e), new(e, n), new(e), new(b, e),
+            rows=4, dt=dt,
+        )  # fmt: skip
+    decode.keep_inputs(new(b, 5, e), conv, torch.ones(b, dtype=torch.long))
+
+
+@compiled
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_every_decoding_kernel_compiles(monkeypatch, architecture):
+    from vlmamba.ops import decode
+
+    monkeypatch.setattr(decode, "_early", lambda _: architecture >= 90)
+    made = launches(monkeypatch, decoding_calls)
     assert len({kernel for kernel, _, _ in made}) == 6
     for launch in made:
         assert compile_for(architecture, *launch).asm["cubin"]
