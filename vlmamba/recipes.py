@@ -232,7 +232,7 @@ def vl_mamba_2_8b() -> Recipe:
 
 
 def vl_mamba_2_8b_lora() -> Recipe:
-    """The same model on one card of 24 GB: adapters instead of the language model itself, in small batches."""
+    """The same model for one card of 24 GB, by count: adapters, not the language model itself, in small batches."""
     base = vl_mamba_2_8b()
     align, finetune = base.stages
     # The rows of a step, 64 and 32, as few at a time as memory takes.
