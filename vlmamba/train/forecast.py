@@ -94,8 +94,7 @@ def _measured(
     with ranks.device:
         model = VLMamba(recipe.model)
         if stage.lora.rank:
-            half = torch.bfloat16 if stage.precision == "bf16" else None
-            adapters.add(model, stage.lora, stage.seed, half)
+            adapters.add(model, stage.lora, stage.seed, stage.precision == "bf16")
     on_gpu = ranks.device.type == "cuda"
     if on_gpu:
         torch.cuda.reset_peak_memory_stats(ranks.device)
