@@ -14,6 +14,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ import torch
 from record import circumstances
 from torch import Tensor
 
-from vlmamba.config import ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
+from vlmamba.config import ConnectorConfig, ModelConfig
 from vlmamba.engine import Sampling, generate
 from vlmamba.engine.forward import decode, embed, prefill
 from vlmamba.engine.graphs import Graphs, graphs_of
+from vlmamba.measure.timing import copy_bytes_per_s, matmul_flops_per_s
 from vlmamba.model import VLMamba
+from vlmamba.recipes import MAMBA_2_8B, SIGLIP_SO400M
 
 SEED = 0
 BATCHES = (1, 8, 64)
@@ -35,14 +38,8 @@ QUESTION = 24  # tokens
 
 def paper_model() -> VLMamba:
     """VL-Mamba with 2.8 B parameters in its language model, random, bfloat16, on the GPU."""
-    config = ModelConfig(
-        VisionConfig(
-            "siglip", 1152, 4304, 27, 16, 384, 14, 1e-6, "gelu_pytorch_tanh", feature_layer=-2
-        ),
-        ConnectorConfig("vss-l2"),
-        MambaConfig(2560, 64, 50280, tie_embeddings=False),
-        image_token_id=50279,
-    )
+    text = replace(MAMBA_2_8B, tie_embeddings=False)
+    config = ModelConfig(SIGLIP_SO400M, ConnectorConfig(), text, image_token_id=50279)
     torch.manual_seed(SEED)
     torch.set_default_dtype(torch.bfloat16)
     with torch.device("cuda"):
@@ -67,14 +64,10 @@ def median_ms(run: Callable[[], object], rounds: int = 7, repeats: int = 1) -> f
 
 
 def ceilings() -> dict[str, float]:
-    source = torch.randn(2**28, device="cuda").bfloat16()
-    target = torch.empty_like(source)
-    copied = median_ms(lambda: target.copy_(source), repeats=10)
-    a = torch.randn(8192, 8192, device="cuda").bfloat16()
-    multiplied = median_ms(lambda: a @ a, repeats=10)
+    device = torch.device("cuda")
     return {
-        "copy_tb_per_s": 2 * 2 * source.numel() / copied / 1e9,
-        "matmul_tflop_per_s": 2 * 8192**3 / multiplied / 1e9,
+        "copy_tb_per_s": copy_bytes_per_s(device) / 1e12,
+        "matmul_tflop_per_s": matmul_flops_per_s(device) / 1e12,
     }
 
 
