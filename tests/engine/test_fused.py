@@ -23,7 +23,7 @@ triton = pytest.importorskip("triton")
 from vlmamba.engine.fused import FusedStep, Plan, plan_for  # noqa: E402
 from vlmamba.engine.fused_read import fused_read  # noqa: E402
 from vlmamba.ops import decode as kernels  # noqa: E402
-from vlmamba.ops.decode import Tile  # noqa: E402
+from vlmamba.ops.thin_linear import Tile  # noqa: E402
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with the interpreter")

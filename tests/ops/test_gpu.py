@@ -377,7 +377,7 @@ def test_every_kernel_compiles(monkeypatch, architecture, options, dtype):
 def decoding_calls():
     """One launch of every kernel of a decoding step, at widths of a published model."""
     from vlmamba.ops import decode
-    from vlmamba.ops.decode import Tile
+    from vlmamba.ops.thin_linear import Tile, sum_partials, thin_linear
 
     def new(*shape, dtype=torch.bfloat16):
         return torch.empty(shape, dtype=dtype)
@@ -388,9 +388,9 @@ def decoding_calls():
     partials = new(2, b, r + 2 * n, dtype=torch.float32)
     mixed, residual = new(4, b, d, dtype=torch.float32), new(b, d, dtype=torch.float32)
     decode.add_norm(residual, mixed, new(d), 1e-5, new(b, d))
-    decode.thin_linear(new(b, d), new(2 * e, d), xz[None], Tile())
+    thin_linear(new(b, d), new(2 * e, d), xz[None], Tile())
     decode.conv_select(xz, conv, conv_weight, new(e), new(r + 2 * n, e), partials)
-    decode.sum_partials(partials, new(b, r + 2 * n))
+    sum_partials(partials, new(b, r + 2 * n))
     for dt in (None, new(b, e)):
         decode.ssm_step(
             xz, *states, conv_weight, new(e), new(b, r + 2 * n), new(e, r), new(e), new(e, n), new(e), new(b, e),
@@ -402,9 +402,9 @@ def decoding_calls():
 @compiled
 @pytest.mark.parametrize("architecture", [80, 90])
 def test_every_decoding_kernel_compiles(monkeypatch, architecture):
-    from vlmamba.ops import decode
+    from vlmamba.ops import dependent_launch
 
-    monkeypatch.setattr(decode, "_early", lambda _: architecture >= 90)
+    monkeypatch.setattr(dependent_launch, "starts_early", lambda _: architecture >= 90)
     made = launches(monkeypatch, decoding_calls)
     assert len({kernel for kernel, _, _ in made}) == 6
     for launch in made:

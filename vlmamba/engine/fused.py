@@ -7,15 +7,8 @@ from torch import Tensor
 
 from vlmamba.mamba import MambaBlock
 from vlmamba.model import VLMamba
-from vlmamba.ops.decode import (
-    Tile,
-    add_norm,
-    conv_select,
-    num_splits,
-    ssm_step,
-    sum_partials,
-    thin_linear,
-)
+from vlmamba.ops.decode import add_norm, conv_select, ssm_step
+from vlmamba.ops.thin_linear import Tile, num_splits, sum_partials, thin_linear
 from vlmamba.state import State
 
 

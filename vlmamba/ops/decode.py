@@ -1,10 +1,8 @@
-"""One decoding step of a Mamba layer on a GPU: a few Triton kernels that read every weight once.
+"""What a decoding step of a Mamba layer does on a GPU between its large products: a few Triton kernels.
 
 At small batch a step is the time in which its weights come from memory, so the kernels are cut to keep memory
-busy: `add_norm` and `ssm_step` hold everything that is not a matrix, `thin_linear` streams a matrix past at most
-64 rows at a time, and each kernel asks for its weights before it waits for the kernel that makes its input
-(programmatic dependent launch, from compute capability 9.0 on). Sums over the split width are float32 partial
-sums, added in a fixed order by the next kernel: no atomics, and a row's numbers do not depend on its neighbours.
+busy: each asks for its states and weights before it waits for the kernel that makes its input
+(`dependent_launch.py`). A row's numbers do not depend on its neighbours.
 
 Letters: b rows, d model width, e inner width, n state, k convolution width, r rank of dt.
 """
@@ -14,57 +12,16 @@ Letters: b rows, d model width, e inner width, n state, k convolution width, r r
 # pyright: reportPossiblyUnboundVariable=false, reportGeneralTypeIssues=false, reportOperatorIssue=false
 # pyright: reportOptionalMemberAccess=false, reportIncompatibleMethodOverride=false
 
-import os
-from dataclasses import dataclass
-from functools import cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from vlmamba.ops import dependent_launch
 from vlmamba.ops.activation import sigmoid, softplus
+from vlmamba.ops.thin_linear import LEAST_ROWS, dot
 
 LOG2E = tl.constexpr(1.4426950408889634)
-# The columns of a matrix product's small side: what the tensor cores take at least.
-LEAST_ROWS = 16
-MOST_ROWS = 64
-# Triton's interpreter holds bfloat16 as bare bits, which its dot would multiply.
-INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
-
-
-@dataclass(frozen=True)
-class Tile:
-    """How `thin_linear` cuts a weight (n, k): tiles of block_n x block_k, the width k in `splits` parts.
-
-    ahead: how many columns of the first block a program asks for before its input is there.
-    """
-
-    block_n: int = 64
-    block_k: int = 128
-    splits: int = 1
-    num_warps: int = 4
-    num_stages: int = 4
-    ahead: int = 512
-
-
-def split_width(k: int, tile: Tile) -> int:
-    """The part of the width k that one of the splits sums, in whole blocks."""
-    return triton.cdiv(triton.cdiv(k, tile.splits), tile.block_k) * tile.block_k
-
-
-def num_splits(k: int, tile: Tile) -> int:
-    """How many splits have something to sum."""
-    return triton.cdiv(k, split_width(k, tile))
-
-
-def _columns(part: int) -> int:
-    """Columns to ask for early: a power of two, one cache line at least."""
-    return max(triton.next_power_of_2(part), 64) if part else 0
-
-
-def padded_rows(b: int) -> int:
-    return min(max(triton.next_power_of_2(b), LEAST_ROWS), MOST_ROWS)
 
 
 @torch.no_grad()
@@ -86,26 +43,8 @@ def add_norm(
     _add_norm_kernel[(b,)](
         residual, partials, weight, out, tokens, embeddings,
         b, d, eps, 0 if partials is None else partials.shape[0],
-        triton.next_power_of_2(d), _early(residual) and not starts,
-        **_options(residual, not starts, num_warps=8),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def thin_linear(x: Tensor, weight: Tensor, out: Tensor, tile: Tile) -> None:
-    """x (b, k) times weight (n, k) transposed; out (splits, b, n) are the partial sums of each split."""
-    b, k = x.shape
-    n = weight.shape[0]
-    part = split_width(k, tile)
-    splits = num_splits(k, tile)
-    rows = padded_rows(b)
-    early = _early(x)
-    _thin_linear_kernel[(triton.cdiv(n, tile.block_n) * splits, triton.cdiv(b, rows))](
-        x, weight, out,
-        b, n, k, splits, x.stride(0), weight.stride(0),
-        part, splits * part == k, tile.block_n, tile.block_k, rows,
-        _columns(min(tile.ahead, part)) if early else 0, early,
-        **_options(x, num_warps=tile.num_warps, num_stages=tile.num_stages),
+        triton.next_power_of_2(d), dependent_launch.starts_early(residual) and not starts,
+        **dependent_launch.launch_options(residual, not starts, num_warps=8),
     )  # fmt: skip
 
 
@@ -134,19 +73,8 @@ def conv_select(
         xz, conv_state, conv_weight, conv_bias, weight, partials,
         b, e, outputs, splits, xz.stride(0), *conv_state.stride(), *conv_weight.stride(),
         weight.stride(0),
-        conv_weight.shape[1], block_n, block_k, rows, _early(xz),
-        **_options(xz, num_warps=num_warps),
-    )  # fmt: skip
-
-
-@torch.no_grad()
-def sum_partials(partials: Tensor, out: Tensor) -> None:
-    """out (b, n) = the sum of partials (splits, b, n), in out's dtype."""
-    splits, b, n = partials.shape
-    block = 64
-    _sum_partials_kernel[(b, triton.cdiv(n, block))](
-        partials, out, b, n, splits, block, _early(partials),
-        **_options(partials, num_warps=2),
+        conv_weight.shape[1], block_n, block_k, rows, dependent_launch.starts_early(xz),
+        **dependent_launch.launch_options(xz, num_warps=num_warps),
     )  # fmt: skip
 
 
@@ -184,8 +112,8 @@ def ssm_step(
         b, e, rank, n, xz.stride(0), *conv_state.stride(), *ssm_state.stride(), *conv_weight.stride(),
         dt_weight.stride(0), A_log.stride(0),
         conv_weight.shape[1], triton.next_power_of_2(n), block_e, rows,
-        triton.next_power_of_2(rank), _early(xz),
-        **_options(xz, num_warps=num_warps),
+        triton.next_power_of_2(rank), dependent_launch.starts_early(xz),
+        **dependent_launch.launch_options(xz, num_warps=num_warps),
     )  # fmt: skip
 
 
@@ -198,44 +126,8 @@ def keep_inputs(x: Tensor, conv_state: Tensor, lengths: Tensor | None) -> None:
         _keep_inputs_kernel[(triton.cdiv(e, block), b)](
             x, conv_state, lengths, l, e, *x.stride(), *conv_state.stride(),
             width, block, triton.next_power_of_2(width),
-            **_options(x, early=False, num_warps=4),
+            **dependent_launch.launch_options(x, early=False, num_warps=4),
         )  # fmt: skip
-
-
-@cache
-def _has_dependent_launch(device: torch.device) -> bool:
-    return torch.cuda.get_device_capability(device) >= (9, 0)
-
-
-def _early(tensor: Tensor) -> bool:
-    """Whether kernels may start while the one before them still runs."""
-    return tensor.is_cuda and _has_dependent_launch(tensor.device)
-
-
-def _options(tensor: Tensor, early: bool = True, **options: object) -> dict[str, object]:
-    options |= {"enable_fp_fusion": True}
-    return options | ({"launch_pdl": True} if early and _early(tensor) else {})
-
-
-@triton.jit
-def _prefetch(rows, start, end, has_row, fallback, COLUMNS: tl.constexpr):
-    """Asks for COLUMNS columns of a matrix from `start` on, up to `end`, without waiting for them."""
-    # One pointer a cache line of 128 bytes.
-    WIDE: tl.constexpr = 1024 // fallback.dtype.element_ty.primitive_bitwidth
-    at = start + tl.arange(0, COLUMNS // WIDE) * WIDE
-    wanted = has_row[:, None] & (at < end)[None, :]
-    tl.inline_asm_elementwise(
-        "prefetch.global.L2 [$1]; mov.u32 $0, 0;", "=r,l",
-        [tl.where(wanted, rows + at[None, :], fallback)],
-        dtype=tl.int32, is_pure=False, pack=1,
-    )  # fmt: skip
-
-
-@triton.jit
-def _dot(a, b, total):
-    if INTERPRETED:
-        a, b = a.to(tl.float32), b.to(tl.float32)
-    return tl.dot(a, b, total, input_precision="ieee")
 
 
 @triton.jit
@@ -265,39 +157,6 @@ def _add_norm_kernel(
     tl.store(residual_ptr + row * d + at, x, mask=mask)
     scale = tl.rsqrt(tl.sum(x * x, 0) / d + eps)
     tl.store(out_ptr + row * d + at, x * scale * weight, mask=mask)
-
-
-@triton.jit
-def _thin_linear_kernel(
-    x_ptr, weight_ptr, out_ptr,
-    b, n, k, splits, x_b, weight_n,
-    PART: tl.constexpr, EVEN: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    ROWS: tl.constexpr, AHEAD: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    tile, split = tl.program_id(0) // splits, tl.program_id(0) % splits
-    channel = tile * BLOCK_N + tl.arange(0, BLOCK_N)
-    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
-    has_channel, has_row = channel < n, row < b
-    weights = weight_ptr + channel[:, None].to(tl.int64) * weight_n
-    start = split * PART
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        if AHEAD > 0:
-            end = tl.minimum(start + PART, k)
-            _prefetch(weights, start, end, has_channel, weight_ptr, AHEAD)
-        tl.extra.cuda.gdc_wait()
-    total = tl.zeros((BLOCK_N, ROWS), tl.float32)
-    for i in range(0, PART, BLOCK_K):
-        at = start + i + tl.arange(0, BLOCK_K)
-        w_mask, x_mask = has_channel[:, None], has_row[None, :]
-        if not EVEN:
-            w_mask &= (at < k)[None, :]
-            x_mask &= (at < k)[:, None]
-        w = tl.load(weights + at[None, :], mask=w_mask, other=0.0, eviction_policy="evict_first")
-        x = tl.load(x_ptr + row[None, :] * x_b + at[:, None], mask=x_mask, other=0.0)
-        total = _dot(w, x, total)
-    pointers = out_ptr + (split * b + row[None, :]).to(tl.int64) * n + channel[:, None]
-    tl.store(pointers, total, mask=has_channel[:, None] & has_row[None, :])
 
 
 @triton.jit
@@ -359,27 +218,10 @@ def _conv_select_kernel(
     x = _convolved(past, x, newest)
     if ROWS == 1:  # the other columns of the product are zeros
         x = tl.where(column[None, :] == 0, x, tl.zeros_like(x))
-    total = _dot(w, x, tl.zeros((BLOCK_N, 16), tl.float32))
+    total = dot(w, x, tl.zeros((BLOCK_N, 16), tl.float32))
     pointers = out_ptr + (split * b + out_row[None, :]) * n + output[:, None]
     has_out_row = (column < ROWS) & (out_row < b)
     tl.store(pointers, total, mask=has_output[:, None] & has_out_row[None, :])
-
-
-@triton.jit
-def _sum_partials_kernel(
-    partials_ptr, out_ptr, b, n,
-    SPLITS: tl.constexpr, BLOCK: tl.constexpr, EARLY: tl.constexpr,
-):  # fmt: skip
-    row = tl.program_id(0)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
-    mask = at < n
-    if EARLY:
-        tl.extra.cuda.gdc_launch_dependents()
-        tl.extra.cuda.gdc_wait()
-    total = tl.load(partials_ptr + row * n + at, mask=mask, other=0.0)
-    for split in tl.static_range(1, SPLITS):
-        total += tl.load(partials_ptr + (split * b + row) * n + at, mask=mask, other=0.0)
-    tl.store(out_ptr + row * n + at, total, mask=mask)
 
 
 @triton.jit
