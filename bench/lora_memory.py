@@ -13,7 +13,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import torch
 from llava_lengths import LlavaLengths
@@ -91,9 +91,10 @@ def measure(name: str, rows: int, limit: float | None) -> dict:
     }  # fmt: skip
     largest = max(batches, key=lambda batch: int((batch.labels != -100).sum()))
     expected = memory(
-        recipe.model, stage, largest.input_ids.numel(), len(largest.pixel_values),
+        recipe.model, stage, largest.input_ids.numel(), largest.picture_count,
         int((largest.labels != -100).sum()),
     )  # fmt: skip
+    row["expected of"] = {k: round(v / 1e9, 2) for k, v in asdict(expected).items()}
     row["gigabytes expected"] = expected.total / 1e9
     torch.cuda.reset_peak_memory_stats()
     if lora.rank:
@@ -122,11 +123,11 @@ def main() -> None:
             print(
                 {k: round(v, 2) if isinstance(v, float) else v for k, v in row.items()}, flush=True
             )
+            if options.json:
+                with open(options.json, "w") as file:
+                    file.write(json.dumps(record, indent=1) + "\n")
             gc.collect()
             torch.cuda.empty_cache()
-    if options.json:
-        with open(options.json, "w") as file:
-            file.write(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -4,20 +4,22 @@
     PYTHONPATH=. torchrun --nproc-per-node 2 bench/train_scale.py --forms one,ddp,fsdp,fsdp-grad-op --profile
 
 Samples are made up with LLaVA's lengths (`bench/llava_lengths.py`), pictures and ids are random. A variant is a stage,
-a layout (packed, or padded with length grouping) and a form: "one" process alone, or DDP, FSDP2, FSDP2 with gathered
-weights over all. Printed for each: tokens a second, share of the GPU's peak, memory a GPU beside the estimate of
-`--dry-run`, the share of time in which nothing but communication ran (`--profile`), and the hours that the whole set
-would take. Forms over several processes compute the steps of "one" with the same weights and batches, so their losses
-must agree. Padded batches hold as many samples as packed rows would if each were the longest, so that both may meet the
-same memory; a step holds about as many samples in both layouts.
+a layout (packed, or padded with length grouping), what is recomputed, and a form: "one" process alone, or DDP, FSDP2,
+FSDP2 with gathered weights over all. Printed for each: tokens a second, share of the GPU's peak, memory a GPU beside
+the estimate of `--dry-run`, and the hours that the whole set would take; with `--profile` also what the GPU did in one
+step, and the share of it in which nothing but communication ran. Forms over several processes compute the steps of
+"one" with the same weights and batches, so their losses must agree. Padded batches hold as many samples as packed rows
+would if each were the longest, so that both may meet the same memory; they are taken from all over the epoch.
 """
 
 import argparse
+import gc
 import json
 import statistics
 import time
+from collections import Counter
 from dataclasses import asdict, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import torch
@@ -28,15 +30,18 @@ from torch.profiler import ProfilerActivity, profile
 from vlmamba.data.batches import Batch
 from vlmamba.data.grouping import Grouped
 from vlmamba.data.packing import Packed
-from vlmamba.model import VLMamba
+from vlmamba.model import IGNORE_INDEX, VLMamba
 from vlmamba.recipes import vl_mamba_2_8b
 from vlmamba.train.costs import costs, peak_flops
 from vlmamba.train.loop import language_loss, run_stage
 from vlmamba.train.memory import memory
 from vlmamba.train.ranks import Ranks
+from vlmamba.train.stages import StageConfig
 
 SAMPLES = 8192  # drawn, of which a few batches are used
 WARM_UP = 2  # steps in which kernels are compiled and the allocator fills
+TOGETHER = 8  # padded batches of a step, as the recipe's
+KERNELS = 24  # that are named
 
 
 class Prepared:
@@ -68,19 +73,22 @@ class Prepared:
 
 
 def make_batches(
-    stage: str, layout: str, length: int, arguments: argparse.Namespace, world: int
+    samples: LlavaLengths, layout: str, stage: StageConfig, count: int, world: int
 ) -> list[Batch]:
-    """The batches of one step."""
-    samples = LlavaLengths(stage, SAMPLES, 2048)
-    mean = sum(samples.lengths) / len(samples.lengths)
-    positions, count = arguments.rows * length, arguments.accumulation * world
+    """The batches of one step, `count` packed ones or padded ones of about as many samples."""
+    rows, length = stage.batch_size, stage.max_length
     if layout == "packed":
-        packed = Packed(samples, arguments.rows, length, seed=0)
+        packed = Packed(samples, rows, length, seed=0, together=count)
         return [packed.batch(k).pin() for k in range(count)]
-    size = positions // max(samples.lengths)
-    grouped = Grouped(samples, samples.has_picture, size, seed=0)
-    count = world * round(count * positions / mean / size / world)
-    return [grouped.batch(k).pin() for k in range(count)]
+    size = rows * length // max(samples.lengths)
+    grouped = Grouped(samples, samples.has_picture, size, seed=0, together=TOGETHER)
+    number = world * max(1, round(count * rows * length / mean(samples) / size / world))
+    return [grouped.batch(k * len(grouped) // number).pin() for k in range(number)]
+
+
+def mean(samples: LlavaLengths) -> float:
+    """Tokens of a sample."""
+    return sum(samples.lengths) / len(samples.lengths)
 
 
 def fresh_model(device: torch.device) -> VLMamba:
@@ -90,21 +98,18 @@ def fresh_model(device: torch.device) -> VLMamba:
 
 
 def measure(
-    stage_name: str, layout: str, form: str, ranks: Ranks, arguments: argparse.Namespace
+    stage: StageConfig, layout: str, form: str, ranks: Ranks, steps: int, profiled: bool
 ) -> dict:
-    recipe = vl_mamba_2_8b()
-    base = next(s.config for s in recipe.stages if s.config.name == stage_name)
+    """One variant: stage as it is to be run, its `accumulation` the number of packed batches of a step."""
     mine = ranks if form != "one" else Ranks(ranks.device)
-    length = arguments.length or base.max_length
-    batches = make_batches(stage_name, layout, length, arguments, ranks.world)
-    profiled = arguments.profile and form != "one"
+    samples = LlavaLengths(stage.name, SAMPLES, 2048)
+    batches = make_batches(samples, layout, stage, stage.accumulation, ranks.world)
     stage = replace(
-        base, parallel="ddp" if form == "one" else form, recompute=arguments.recompute, epochs=None,
-        steps=WARM_UP + arguments.steps + (2 if profiled else 1), accumulation=len(batches),
-        batch_size=arguments.rows, workers=0, log_interval=1, shard_tower=arguments.shard_tower,
+        stage, parallel="ddp" if form == "one" else form, accumulation=len(batches),
+        steps=WARM_UP + steps + (2 if profiled else 1),
     )  # fmt: skip
     profiler = profile(activities=[ProfilerActivity.CUDA]) if profiled else None
-    supply = Prepared(batches, len(batches) // mine.world, arguments.steps, profiler)
+    supply = Prepared(batches, len(batches) // mine.world, steps, profiler)
     model = fresh_model(ranks.device)
     # Shards are made of a copy; the original, which belongs on the host, stays and is not counted.
     beside = 4 * sum(p.numel() for p in model.parameters()) if form.startswith("fsdp") else 0
@@ -112,49 +117,60 @@ def measure(
     torch.cuda.reset_peak_memory_stats()
     result = run_stage(model, supply, stage, objective=language_loss, ranks=mine)
     torch.cuda.synchronize()
-    seconds = statistics.median(
-        after - before
-        for before, after in pairwise(supply.began[WARM_UP : WARM_UP + arguments.steps + 1])
-    )
-    cost = costs(recipe.model, stage)
+    taken = [b - a for a, b in pairwise(supply.began[WARM_UP : WARM_UP + steps + 1])]
+    seconds = statistics.median(taken)
+    cost = costs(model.config, stage)
     tokens = sum(batch.token_count for batch in batches)
-    samples = sum(len(batch.sample_ids) for batch in batches)
     flops = sum(cost.of(batch) for batch in batches)
     largest = max(batches, key=lambda batch: batch.input_ids.numel())
     expected = memory(
-        recipe.model, stage, largest.input_ids.numel(), largest.picture_count,
-        int((largest.labels != -100).sum()), mine.world,
+        model.config, stage, largest.input_ids.numel(), largest.picture_count, supervised(largest), mine.world
     )  # fmt: skip
     peak = peak_flops(ranks.device)
-    whole_set = sum(kind.count for kind in STAGES[stage_name].values())
+    tokens_of_set = sum(kind.count for kind in STAGES[stage.name].values()) * mean(samples)
     return {
-        "stage": stage_name, "layout": layout, "form": form, "processes": mine.world,
-        "rows": list(batches[0].input_ids.shape), "recompute": stage.recompute, "seconds a step": seconds,
-        "tokens a second": tokens / seconds, "samples a second": samples / seconds,
+        "stage": stage.name, "layout": layout, "form": form, "processes": mine.world,
+        "rows": list(batches[0].input_ids.shape), "batches": len(batches), "recompute": stage.recompute,
+        "samples": sum(len(batch.sample_ids) for batch in batches), "seconds a step": seconds, "steps": taken,
+        "tokens a second": tokens / seconds,
+        "supervised tokens a second": sum(map(supervised, batches)) / seconds,
         "positions used": tokens / sum(batch.input_ids.numel() for batch in batches),
         "mfu": flops / seconds / mine.world / peak if peak else None,
         "gigabytes": (max(ranks.gather(torch.cuda.max_memory_allocated())) - beside) / 1e9,
         "gigabytes reserved": (max(ranks.gather(torch.cuda.max_memory_reserved())) - beside) / 1e9,
         "gigabytes expected": expected.total / 1e9,
         "expected of": {key: round(value / 1e9, 2) for key, value in asdict(expected).items()},
-        "hours of the whole set": whole_set / (samples / seconds) / 3600,
-        **(communication(profiler) if profiler is not None else {}),
+        "hours of the whole set": tokens_of_set / (tokens / seconds) / 3600,
+        **({} if profiler is None else on_the_gpu(profiler)),
         "losses": [result.losses[step] for step in sorted(result.losses)],
     }  # fmt: skip
 
 
-def communication(profiled: profile) -> dict:
-    """Shares of a step's time on the GPU: NCCL at work, and NCCL at work while nothing else was."""
-    spans = [
-        (event.time_range.start, event.time_range.end, "nccl" in event.name.lower())
+def supervised(batch: Batch) -> int:
+    return int((batch.labels != IGNORE_INDEX).sum())
+
+
+def on_the_gpu(profiled: profile) -> dict:
+    """A step's time on the GPU: the share in which NCCL was at work, in which nothing else was, in which nothing was;
+    and the seconds of the kernels that took longest."""
+    events = [
+        event
         for event in profiled.events()
         if event.device_type == torch.autograd.DeviceType.CUDA and not event.is_user_annotation
     ]
-    whole = max(end for _, end, _ in spans) - min(start for start, _, _ in spans)
-    talking = covered([(start, end) for start, end, nccl in spans if nccl])
-    working = covered([(start, end) for start, end, nccl in spans if not nccl])
-    alone = length_of(covered([*talking, *working])) - length_of(working)
-    return {"communicating": length_of(talking) / whole, "communicating alone": alone / whole}
+    talking, working, longest = [], [], Counter()
+    for event in events:
+        span = (event.time_range.start, event.time_range.end)
+        (talking if "nccl" in event.name.lower() else working).append(span)
+        longest[event.name[:90]] += (span[1] - span[0]) / 1e6
+    spans = [*talking, *working]
+    whole = max(end for _, end in spans) - min(start for start, _ in spans)
+    busy, alone = length_of(covered(spans)), length_of(covered(working))
+    return {
+        "communicating": length_of(covered(talking)) / whole, "communicating alone": (busy - alone) / whole,
+        "idle": 1 - busy / whole,
+        "kernels": {name: round(seconds, 4) for name, seconds in longest.most_common(KERNELS)},
+    }  # fmt: skip
 
 
 def covered(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -177,9 +193,9 @@ def show(row: dict) -> None:
     talk = f" {row['communicating alone']:5.1%} waits" if "communicating" in row else ""
     print(
         f"{row['stage']:9}{row['layout']:7}{row['form']:13}x{row['processes']} {row['recompute']:8}"
-        f"{row['tokens a second']:10,.0f} tok/s {mfu} MFU {row['positions used']:6.1%} used "
-        f"{row['gigabytes']:6.1f} GB (expected {row['gigabytes expected']:5.1f}) "
-        f"{row['hours of the whole set']:6.1f} h{talk}  loss {row['losses'][0]:.4f} -> {row['losses'][-1]:.4f}",
+        f"{row['rows']!s:12}{row['tokens a second']:8,.0f} tok/s {mfu} MFU {row['positions used']:6.1%} used "
+        f"{row['gigabytes']:5.1f} GB (expected {row['gigabytes expected']:5.1f}) "
+        f"{row['hours of the whole set']:5.1f} h{talk}  loss {row['losses'][0]:.4f} -> {row['losses'][-1]:.4f}",
         flush=True,
     )
 
@@ -189,29 +205,47 @@ def main() -> None:
     parser.add_argument("--stages", default="align,finetune")
     parser.add_argument("--layouts", default="packed,padded")
     parser.add_argument("--forms", default="one", help="of: one, ddp, fsdp, fsdp-grad-op")
-    parser.add_argument("--recompute", default="mixer", help="nothing, scan or mixer")
-    parser.add_argument("--rows", type=int, default=8, help="rows of a packed batch")
+    parser.add_argument("--recompute", help="of: nothing, scan, mixer; if not the recipe's")
+    parser.add_argument("--rows", type=int, help="rows of a packed batch, if not the recipe's")
     parser.add_argument("--length", type=int, help="tokens of a row, if not the recipe's")
-    parser.add_argument("--accumulation", type=int, default=2, help="batches of a process and step")
-    parser.add_argument("--steps", type=int, default=3, help=f"after {WARM_UP} that warm up")
+    parser.add_argument(
+        "--accumulation", type=int, default=2, help="packed batches of a process and step"
+    )
+    parser.add_argument("--steps", type=int, default=2, help=f"after {WARM_UP} that warm up")
     parser.add_argument("--shard-tower", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="the share of communication too")
+    parser.add_argument("--profile", action="store_true", help="what the GPU does in a step, too")
     parser.add_argument("--json", type=Path, help="where the record goes; added to if it is there")
     arguments = parser.parse_args()
-    rows = []
+    given = {"batch_size": arguments.rows, "max_length": arguments.length}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = vl_mamba_2_8b()
     with Ranks.start() as ranks:
-        for stage in arguments.stages.split(","):
-            for layout in arguments.layouts.split(","):
-                for form in arguments.forms.split(","):
-                    row = measure(stage, layout, form, ranks, arguments)
-                    rows.append(row)
-                    if ranks.first:
-                        show(row)
-        if ranks.first and arguments.json:
-            write(arguments.json, rows)
+        for name, layout, form in product(
+            arguments.stages.split(","), arguments.layouts.split(","), arguments.forms.split(",")
+        ):
+            base = next(s.config for s in recipe.stages if s.config.name == name)
+            for recompute in (arguments.recompute or base.recompute).split(","):
+                stage = replace(
+                    base, recompute=recompute, epochs=None, steps=1, workers=0, log_interval=1,
+                    accumulation=arguments.accumulation * ranks.world, shard_tower=arguments.shard_tower,
+                    **given,
+                )  # fmt: skip
+                try:
+                    row = measure(stage, layout, form, ranks, arguments.steps, arguments.profile)
+                except torch.OutOfMemoryError as error:
+                    row = {
+                        "stage": name, "layout": layout, "form": form, "recompute": recompute,
+                        "rows": [stage.batch_size, stage.max_length], "out of memory": str(error).splitlines()[0],
+                    }  # fmt: skip
+                gc.collect()
+                torch.cuda.empty_cache()
+                if ranks.first:
+                    print(row) if "out of memory" in row else show(row)
+                    if arguments.json:
+                        write(arguments.json, row)
 
 
-def write(file: Path, rows: list[dict]) -> None:
+def write(file: Path, row: dict) -> None:
     before = json.loads(file.read_text())["variants"] if file.exists() else []
     assumed = {
         stage: {name: asdict(kind) for name, kind in kinds.items()}
@@ -219,7 +253,7 @@ def write(file: Path, rows: list[dict]) -> None:
     }
     record = {
         **circumstances("python bench/train_scale.py", 0),
-        "lengths assumed": assumed, "variants": [*before, *rows],
+        "lengths assumed": assumed, "variants": [*before, row],
     }  # fmt: skip
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(record, indent=1) + "\n")

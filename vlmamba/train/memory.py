@@ -13,6 +13,8 @@ import torch
 from vlmamba.config import MambaConfig, ModelConfig
 from vlmamba.mamba import Recompute
 from vlmamba.model import VLMamba
+from vlmamba.ops import cuda_runtime
+from vlmamba.ops.scan_plans import BACKWARD
 from vlmamba.scan2d import NUM_DIRECTIONS
 from vlmamba.train import adapters
 from vlmamba.train.costs import matrices
@@ -20,7 +22,6 @@ from vlmamba.train.stages import StageConfig, freeze_for
 
 LOGITS = 2**29  # bytes of logits that exist at a time (ops/loss.py)
 NF4_BYTES = 0.516  # of a number: four bits, and a constant in a byte for 64 of them
-SCAN_CHUNK = 32  # positions between two states that the scan keeps (ops/scan.py)
 
 
 @dataclass(frozen=True)
@@ -66,9 +67,11 @@ def memory(
             mixer.get_submodule(name).get_parameter("base_layer.weight").numel()
             for mixer in mixers for name in adapters.QUANTISED
         )  # fmt: skip
-        every -= narrowed * (item - NF4_BYTES) / 4
+        every -= narrowed * (item - NF4_BYTES)
     if stage.lora.rank:
-        copies = item * trained if item == 2 else 0  # frozen matrices are narrow already
+        # Frozen matrices are narrow already.
+        adapted = item * trained if item == 2 else 0
+        copies = (adapted, adapted / config.text.n_layer if stage.recompute == "mixer" else adapted)
     else:
         copies = _copies(model, stage, item, learns, blocks, shards)
     per_position = activation_bytes(config.text, stage.recompute, learns, item)
@@ -87,13 +90,14 @@ def memory(
         stage.lora.dropout and stage.lora.rank
     ):  # each adapter's own input, and which of it was dropped
         block += positions * (item + 1) * (d + 2 * config.text.d_inner)
+    kept, working = max(zip(copies, (loss, block), strict=True), key=sum)
     return Memory(
         weights=(every - whole) / shards + whole,
         gradients=4 * trained / shards,
         optimizer=8 * trained / shards,
-        copies=copies,
+        copies=kept,
         activations=activations,
-        working=max(loss, block),
+        working=working,
     )
 
 
@@ -105,32 +109,43 @@ def activation_bytes(text: MambaConfig, recompute: Recompute, learns: bool, item
     if recompute == "mixer":
         return norm + normed
     projected = norm + (normed if learns else 0) + item * 2 * e
+    projected += item * e if learns else 0  # out_proj's input
     if recompute == "scan":
         return projected
     rank = text.dt_rank or -(-d // 16)
-    states = 4 * e * n / SCAN_CHUNK
-    return projected + item * (2 * e + rank + 2 * n) + states + (item * e if learns else 0)
+    return projected + item * (2 * e + rank + 2 * n) + 4 * e * n / between_states()
+
+
+def between_states() -> int:
+    """Positions between two states that the scan keeps on the GPU at hand; without one, on an H100."""
+    if torch.cuda.is_available() and cuda_runtime.unavailable(torch.cuda.current_device()):
+        from vlmamba.ops import scan  # imports Triton
+
+        return scan.CHUNK
+    return BACKWARD[0].tile
 
 
 def _copies(
     model: VLMamba, stage: StageConfig, item: int, learns: bool, blocks: int, shards: int
-) -> float:
-    """Weights beside the masters: autocast's, or those that are gathered."""
-    layers = model.config.text.n_layer
+) -> tuple[float, float]:
+    """Weights beside the masters, autocast's or those that are gathered: after the forward pass, and then.
+
+    Autocast keeps its copies of what is trained until the forward pass is over; the products that are not
+    computed again keep theirs for longer, to pass the gradient on.
+    """
+    text = model.config.text
     if shards > 1:
         # A block's while it computes, the next one's on the way; the root's in float32 all the time.
-        gathered = blocks if stage.parallel == "fsdp-grad-op" else 3 * blocks / layers
+        gathered = blocks if stage.parallel == "fsdp-grad-op" else 3 * blocks / text.n_layer
         tower = sum(p.numel() for p in model.model.vision_tower.parameters())
         inside = tower + sum(p.numel() for p in model.model.language_model.layers.parameters())
         root = sum(p.numel() for p in model.parameters()) - inside
-        return item * gathered + 4 * root
+        return item * gathered + 4 * root, item * gathered + 4 * root
     if item == 4:
-        return 0
-    if learns or stage.recompute == "nothing":
-        return 2 * blocks
-    if stage.recompute == "scan":
-        return 2 * 2 * model.config.text.d_model * model.config.text.d_inner * layers  # in_proj's
-    return 2 * blocks / layers
+        return 0, 0
+    outer = 3 * text.d_model * text.d_inner * text.n_layer  # in_proj's and out_proj's
+    saved = {"nothing": blocks, "scan": outer, "mixer": blocks / text.n_layer}[stage.recompute]
+    return item * (blocks if learns else saved), item * saved
 
 
 def _connector_bytes(config: ModelConfig, item: int) -> float:
@@ -142,6 +157,6 @@ def _connector_bytes(config: ModelConfig, item: int) -> float:
     width = d if kind == "vss-l2" else d_in
     e = config.connector.expand * width
     directions = NUM_DIRECTIONS[config.connector.scan]
-    states = 4 * e * config.connector.d_state / SCAN_CHUNK
+    states = 4 * e * config.connector.d_state / between_states()
     # In every direction the convolution's input and output, dt and the states; once both projections and the gate.
     return directions * (item * 3 * e + states) + item * (5 * e + d_in + 5 * width)
