@@ -25,6 +25,7 @@ SLACK = {
     torch.float64: 1e-12,
     torch.float32: 2e-6 if INTERPRETED else 5e-5,
     torch.bfloat16: 2**-7 if INTERPRETED else 2**-9,
+    torch.float16: 2**-10,
 }
 SCAN_OPTIONS = ["D", "z", "dt_bias", "dt_softplus", "initial_state", "reset"]
 CONV_OPTIONS = ["bias", "activation", "initial_state", "reset"]

@@ -16,7 +16,7 @@ from test_gpu import poisoned_memory as poisoned_memory  # a fixture for every t
 from vlmamba import ops
 from vlmamba.ops import reference
 
-BF16, F32, F64 = torch.bfloat16, torch.float32, torch.float64
+BF16, F16, F32, F64 = torch.bfloat16, torch.float16, torch.float32, torch.float64
 EPS = 1e-5
 
 
@@ -142,11 +142,16 @@ class TestInterpreted:
             assert [t.dtype for t in ours] == [dtype, F32]
             torch.testing.assert_close(ours, expected, rtol=2**-7, atol=1e-6)
 
-    def test_a_weight_of_zero_still_learns(self):
-        inputs = norm_inputs((3, 5), "cpu")
-        inputs["weight"].zero_()
-        found = results(ops.add_rms_norm, inputs, None, eps=EPS)
-        assert found["dweight"].abs().min() > 0
+    @pytest.mark.parametrize("dtype", [F32, BF16, F16])
+    @pytest.mark.parametrize("weight", [0.0, 1e-38, -1e-4])
+    def test_the_smallest_weight_learns(self, dtype, weight):
+        from vlmamba.ops import gpu
+
+        inputs = norm_inputs((3, 5), "cpu", dtype)
+        inputs["weight"][1:3] = weight
+        options = {"eps": EPS, "dtype": dtype}
+        assert_equal(gpu.add_rms_norm, reference.add_rms_norm, inputs, **options)
+        assert results(gpu.add_rms_norm, inputs, None, **options)["dweight"].abs().min() > 0
 
     def test_only_the_residual_has_a_gradient(self):
         inputs = {k: t.requires_grad_() for k, t in norm_inputs((3, 5), "cpu", BF16).items()}

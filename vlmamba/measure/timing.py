@@ -1,6 +1,5 @@
 """How long something takes on a device, and how fast the device is at best."""
 
-import itertools
 import statistics
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ import torch
 # What a GPU can be asked at most, measured and not looked up.
 COPY_BYTES = 2**30
 MATMUL_SIDE = 8192
+CACHE_BYTES = 2**28  # more than any GPU's cache
 
 
 def median_ms(
@@ -19,11 +19,13 @@ def median_ms(
     warmup: int = 2,
     *,
     device_alone: bool = False,
+    cold: bool = False,
 ) -> float:
     """The median time of a call in milliseconds; on a GPU by its own clock, calls queued one behind the other.
 
     `device_alone`: keeps the GPU busy until all calls are queued, so that what is measured is its work and not the
-    time it takes to ask for it; for parts of a step, which have others before them.
+    time it takes to ask for it; for parts of a step, which have others before them. `cold`: every call on a GPU
+    finds none of its inputs in the cache.
     """
     for _ in range(warmup):
         run()
@@ -32,13 +34,17 @@ def median_ms(
     torch.cuda.synchronize(device)
     if device_alone:
         _keep_busy(device, _wall_ms(run) * repeats)
-    marks = [torch.cuda.Event(enable_timing=True) for _ in range(repeats + 1)]
-    marks[0].record()
-    for mark in marks[1:]:
+    cache = torch.empty(CACHE_BYTES if cold else 0, dtype=torch.uint8, device=device)
+    spans = []
+    for _ in range(repeats):
+        if cold:
+            cache.zero_()
+        spans.append([torch.cuda.Event(enable_timing=True) for _ in range(2)])
+        spans[-1][0].record()
         run()
-        mark.record()
+        spans[-1][1].record()
     torch.cuda.synchronize(device)
-    return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(marks))
+    return statistics.median(start.elapsed_time(end) for start, end in spans)
 
 
 def _wall_ms(run: Callable[[], object]) -> float:

@@ -1,8 +1,8 @@
 """Residual add and RMS norm on a GPU: one Triton kernel each way.
 
-The forward pass reads and writes every tensor once and keeps the normed sum without its weight, in the output's
-dtype, so that the wide residual need not live until the backward pass. That pass gives each program a run of
-rows; the weight's gradient is one partial sum a program, added by one deterministic second pass.
+The forward pass reads and writes every tensor once and keeps its output, which the layer that reads it keeps too,
+instead of the wide residual. The backward pass divides it by the weight again and gives each program a run of rows;
+the weight's gradient is one partial sum a program, added by one deterministic second pass.
 """
 
 # Kernels are written in Triton's language, which only looks like Python: its types are not Python's.
@@ -24,6 +24,9 @@ FORWARD_OPTIONS = {"num_warps": 2, "enable_fp_fusion": True}
 BACKWARD_OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 ROWS = 16  # of a program of the backward pass, at most
 PROGRAMS = 512  # that it should have before they get several rows
+# A weight of less counts as this much: what it let through is then still there for the backward pass, and for the
+# layer that reads it too small to count. float16 has no such number, and keeps the normed sum without its weight.
+LEAST = 1e-30
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -43,19 +46,19 @@ class _AddRMSNorm(torch.autograd.Function):
     def forward(ctx, hidden, residual, weight, eps, dtype):
         ctx.set_materialize_grads(False)
         normed, total, unit, rms = _forward(hidden, residual, weight, eps, dtype, save=True)
-        ctx.save_for_backward(weight, unit, rms)
+        ctx.save_for_backward(weight, normed if unit is None else unit, rms)
         ctx.dtypes = hidden.dtype, None if residual is None else residual.dtype
         return normed, total.view_as(total) if total is hidden else total
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_normed, grad_total):
-        weight, unit, rms = ctx.saved_tensors
+        weight, kept, rms = ctx.saved_tensors
         hidden_dtype, residual_dtype = ctx.dtypes
         dweight = None
         if grad_normed is not None:
             grad_total, dhidden, dweight = _backward(
-                grad_normed, grad_total, weight, unit, rms, hidden_dtype,
+                grad_normed, grad_total, weight, kept, rms, hidden_dtype,
                 ctx.needs_input_grad[2], wide=residual_dtype is not None,
             )  # fmt: skip
         else:
@@ -84,29 +87,34 @@ def _forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """normed, the sum, and with `save` what the backward pass needs: normed before the weight, the rows' 1 / rms."""
+    """normed, the sum, and with `save` the rows' 1 / rms and, in float16, normed before the weight."""
     d, wide, device = hidden.shape[-1], scan_dtype(hidden.dtype), hidden.device
     rows, added = _rows(hidden), None if residual is None else _rows(residual)
     r = rows.shape[0]
     normed = torch.empty(hidden.shape, dtype=dtype, device=device)
     same = residual is None and hidden.dtype == wide
     total = hidden if same else torch.empty(hidden.shape, dtype=wide, device=device)
-    unit = torch.empty((r, d), dtype=dtype, device=device) if save else None
+    apart = save and dtype == torch.float16
+    unit = torch.empty((r, d), dtype=dtype, device=device) if apart else None
     rms = torch.empty((r,), dtype=wide, device=device) if save else None
     if r * d:
         _add_rms_norm_fwd_kernel[(r,)](
             rows, added, weight, normed, None if same else total, unit, rms,
             d, rows.stride(0), 0 if added is None else added.stride(0),
-            eps, ACCUMULATE[wide], *_pieces(d), **FORWARD_OPTIONS,
+            eps, _least(dtype), ACCUMULATE[wide], *_pieces(d), **FORWARD_OPTIONS,
         )  # fmt: skip
     return normed, total, unit, rms
+
+
+def _least(dtype: torch.dtype) -> float:
+    return 0.0 if dtype == torch.float16 else LEAST
 
 
 def _backward(
     grad_normed: Tensor,
     grad_total: Tensor | None,
     weight: Tensor,
-    unit: Tensor,
+    kept: Tensor,
     rms: Tensor,
     hidden_dtype: torch.dtype,
     weighted: bool,
@@ -114,8 +122,8 @@ def _backward(
     wide: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
     """The gradients of the residual (with `wide`), of hidden and, where `weighted`, of the weight."""
-    shape, dtype, device = grad_normed.shape, rms.dtype, unit.device
-    r, d = unit.shape
+    shape, dtype, device = grad_normed.shape, rms.dtype, kept.device
+    r, d = rms.shape[0], kept.shape[-1]
     through, above = _rows(grad_normed), None if grad_total is None else _rows(grad_total)
     dtotal = torch.empty(shape, dtype=dtype, device=device) if wide else None
     apart = dtotal is None or hidden_dtype != dtype
@@ -125,9 +133,9 @@ def _backward(
     dweight = torch.empty((programs, d), dtype=dtype, device=device) if weighted else None
     if programs * d:
         _add_rms_norm_bwd_kernel[(programs,)](
-            through, above, weight, unit, rms, dtotal, dhidden, dweight,
+            through, above, weight, kept, rms, dtotal, dhidden, dweight,
             r, d, each, through.stride(0), 0 if above is None else above.stride(0),
-            ACCUMULATE[dtype], *_pieces(d), **BACKWARD_OPTIONS,
+            _least(kept.dtype), ACCUMULATE[dtype], *_pieces(d), **BACKWARD_OPTIONS,
         )  # fmt: skip
     return (
         dtotal,
@@ -137,10 +145,17 @@ def _backward(
 
 
 @triton.jit
+def _weight(weight_ptr, at, d, LEAST: tl.constexpr, ACC: tl.constexpr):
+    """The weights at `at`, those of nearly nothing as LEAST."""
+    weight = tl.load(weight_ptr + at, mask=at < d, other=1.0).to(ACC)
+    return tl.where(tl.abs(weight) < LEAST, LEAST, weight)
+
+
+@triton.jit
 def _add_rms_norm_fwd_kernel(
     hidden_ptr, residual_ptr, weight_ptr, normed_ptr, total_ptr, unit_ptr, rms_ptr,
     d, hidden_row, residual_row,
-    EPS: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
+    EPS: tl.constexpr, LEAST: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     lane = tl.arange(0, PIECE)
@@ -163,23 +178,25 @@ def _add_rms_norm_fwd_kernel(
         unit = xs[i] * rms
         if unit_ptr is not None:
             tl.store(unit_ptr + row * d + at, unit, mask=at < d)
-        weight = tl.load(weight_ptr + at, mask=at < d, other=0.0).to(ACC)
+        weight = _weight(weight_ptr, at, d, LEAST, ACC)
         tl.store(normed_ptr + row * d + at, unit * weight, mask=at < d)
 
 
 @triton.jit
 def _add_rms_norm_bwd_kernel(
-    grad_ptr, above_ptr, weight_ptr, unit_ptr, rms_ptr, dtotal_ptr, dhidden_ptr, dweight_ptr,
+    grad_ptr, above_ptr, weight_ptr, kept_ptr, rms_ptr, dtotal_ptr, dhidden_ptr, dweight_ptr,
     r, d, each, grad_row, above_row,
-    ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
+    LEAST: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) * each
     lane = tl.arange(0, PIECE)
     weights = ()
+    inverses = ()
     dweights = ()
     for i in tl.static_range(PIECES):
-        at = i * PIECE + lane
-        weights += (tl.load(weight_ptr + at, mask=at < d, other=0.0).to(ACC),)
+        weight = _weight(weight_ptr, i * PIECE + lane, d, LEAST, ACC)
+        weights += (weight,)
+        inverses += (1.0 / weight if LEAST > 0 else tl.full((PIECE,), 1.0, ACC),)
         dweights += (tl.zeros((PIECE,), ACC),)
     for index in range(first, tl.minimum(first + each, r)):
         row = tl.cast(index, tl.int64)
@@ -190,7 +207,7 @@ def _add_rms_norm_bwd_kernel(
         for i in tl.static_range(PIECES):
             at = i * PIECE + lane
             grad = tl.load(grad_ptr + row * grad_row + at, mask=at < d, other=0.0).to(ACC)
-            unit = tl.load(unit_ptr + row * d + at, mask=at < d, other=0.0).to(ACC)
+            unit = tl.load(kept_ptr + row * d + at, mask=at < d, other=0.0).to(ACC) * inverses[i]
             sums += (dweights[i] + grad * unit,)
             grad *= weights[i]
             dot += grad * unit
