@@ -11,6 +11,7 @@ from vlmamba.connector import build_connector
 from vlmamba.mamba import MambaModel
 from vlmamba.ops import linear_cross_entropy
 from vlmamba.state import State
+from vlmamba.upload import upload
 from vlmamba.vision import VisionTower
 
 
@@ -47,21 +48,23 @@ class VLMambaModel(nn.Module):
         """Token embeddings (b, l, d) with the pictures' embeddings in place of the image tokens.
 
         The pictures of a batch stand in `pixel_values` (images, c, h, w), or already embedded in
-        `image_embeds` (images, p, d), in the order in which their tokens appear, row by row.
+        `image_embeds` (images, p, d), in the order in which their tokens appear, row by row. input_ids may lie on
+        the CPU: then nobody waits for a GPU to count them.
         Raises ValueError when the number of image tokens does not fit the number of pictures.
         """
+        at_image = input_ids == self.config.image_token_id  # (b, l)
+        pictures = image_embeds if pixel_values is None else pixel_values
+        check_image_tokens(
+            at_image, 0 if pictures is None else len(pictures), self.config.vision.num_patches
+        )
         if pixel_values is not None:
             image_embeds = self.image_embeds(pixel_values)
-        embeds = self.language_model.embeddings(input_ids)
-        at_image = input_ids == self.config.image_token_id  # (b, l)
-        check_image_tokens(
-            at_image,
-            0 if image_embeds is None else len(image_embeds),
-            self.config.vision.num_patches,
-        )
+        table = self.language_model.embeddings
+        embeds = table(upload(input_ids, table.weight.device))
         if image_embeds is None:
             return embeds
-        return embeds.masked_scatter(at_image[..., None], image_embeds.to(embeds.dtype))
+        places = upload(at_image, embeds.device)[..., None]
+        return embeds.masked_scatter(places, image_embeds.to(embeds.dtype))
 
     def forward(
         self,

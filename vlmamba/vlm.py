@@ -21,6 +21,7 @@ from vlmamba.pictures import Picture, open_picture
 from vlmamba.processing import Processor, check_question
 from vlmamba.state import State
 from vlmamba.template import Turn
+from vlmamba.upload import upload
 
 Pictures: TypeAlias = Picture | Sequence[Picture] | None
 Subject: TypeAlias = Pictures | State
@@ -141,7 +142,7 @@ class VLM:
         """Reads ids, with pictures in the places of their image tokens, into `state` and writes on from there."""
         start = time.perf_counter()
         pixel_values = self._pixel_values(open_all(pictures))
-        input_ids = torch.tensor([list(ids)], device=self.model.device)
+        input_ids = torch.tensor([list(ids)])
         generation = generate(self.model, input_ids, pixel_values, state=state, sampling=sampling)
         return Reply(generation, self._text(sampling), time.perf_counter() - start)
 
@@ -151,13 +152,13 @@ class VLM:
         for question in questions:
             check_question(question)
         graphs = graphs_of(self.model)
-        state = self._states(subjects, graphs)
+        state, begun = self._states(subjects, graphs)
         processor = self.processor
         prompts = [
             processor.continue_ids(question)
-            if length
+            if goes_on
             else processor.prompt_ids([Turn("user", question)])
-            for question, length in zip(questions, state.length.tolist(), strict=True)
+            for question, goes_on in zip(questions, begun, strict=True)
         ]
         input_ids, mask = self._batch(prompts)
         return generate(
@@ -165,27 +166,33 @@ class VLM:
             attention_mask=mask, state=state, sampling=sampling, graphs=graphs,
         )  # fmt: skip
 
-    def _states(self, subjects: Sequence[Subject], graphs: Graphs | None) -> State:
-        """A new state with one row for every subject; equal subjects are read once."""
+    def _states(
+        self, subjects: Sequence[Subject], graphs: Graphs | None
+    ) -> tuple[State, list[bool]]:
+        """A new state with one row for every subject, and whether it has read anything; equal ones are read once."""
         keys = [_key(subject) for subject in subjects]
         different = dict(zip(keys, subjects, strict=True))
         parts: list[State] = []
         places: dict[Hashable, int] = {}
+        begun: dict[Hashable, bool] = {}
         for key, subject in different.items():
             if isinstance(subject, State):
                 places[key] = len(places)
                 parts.append(self._fitted(subject))
+                begun[key] = bool(subject.length.any())
         albums = {k: open_all(s) for k, s in different.items() if not isinstance(s, State)}
-        for key in albums:
+        for key, album in albums.items():
             places[key] = len(places)
+            begun[key] = bool(album)
         if albums:
             parts.append(self._read(list(albums.values()), graphs))
-        rows = torch.tensor([places[key] for key in keys], device=self.model.device)
-        return State(
+        rows = upload(torch.tensor([places[key] for key in keys]), self.model.device)
+        state = State(
             torch.cat([part.conv_state for part in parts], 1),
             torch.cat([part.ssm_state for part in parts], 1),
             torch.cat([part.length for part in parts]),
         ).select(rows)
+        return state, [begun[key] for key in keys]
 
     def _fitted(self, state: State) -> State:
         """A one-row state where the model is, in its dtype; ValueError when another model made it."""
@@ -208,27 +215,28 @@ class VLM:
         if graphs is not None:
             for row, album in enumerate(albums):
                 if album:
-                    input_ids, mask = self._batch([self.processor.prefix_ids(len(album))])
+                    input_ids, _ = self._batch([self.processor.prefix_ids(len(album))])
                     alone = self.model.allocate_state(1)
                     embeds = embed(self.model, input_ids, self._pixel_values(album), graphs=graphs)
                     graphs.read(embeds, None, alone)
-                    put_rows(state, torch.tensor([row], device=mask.device), alone)
+                    put_rows(state, upload(torch.tensor([row]), self.model.device), alone)
         elif any(albums):
             input_ids, mask = self._batch(
                 [self.processor.prefix_ids(len(album)) if album else [] for album in albums]
             )
             pixel_values = self._pixel_values([picture for album in albums for picture in album])
+            mask = mask.to(self.model.device)
             self.model.model(input_ids, pixel_values, attention_mask=mask, state=state)
         return state
 
     def _batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        """Ids of unequal length -> input_ids (b, l) padded on the right, attention_mask (b, l)."""
+        """Ids of unequal length -> input_ids (b, l) padded on the right, attention_mask (b, l), both on the CPU."""
         lengths = torch.tensor([len(row) for row in rows])
         longest = int(lengths.max())
         pad = self.processor.pad_token_id
         padded = torch.tensor([[*row, *[pad] * (longest - len(row))] for row in rows])
         mask = torch.arange(longest) < lengths[:, None]
-        return padded.to(self.model.device), mask.to(self.model.device)
+        return padded, mask
 
     def _pixel_values(self, pictures: Sequence[Image.Image]) -> Tensor | None:
         if not pictures:

@@ -263,6 +263,29 @@ def test_two_generations_at_once_do_not_disturb_each_other():
 
 
 @on_gpu
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_waits_for_the_device_before_the_first_token_does(temperature):
+    """Prompts of unequal length with a picture, given on the CPU; the second time, when all is replayed."""
+    model = odd_model(torch.float32, "cuda")
+    vision = model.config.vision
+    ids = torch.randint(3, 90, (2, 20))
+    ids[0, : vision.num_patches] = model.config.image_token_id
+    mask = torch.arange(20) < torch.tensor([20, 7])[:, None]
+    pixels = torch.randn(1, 3, vision.image_size, vision.image_size, device="cuda")
+    sampling = Sampling(4, temperature=temperature, seed=0)
+    firsts = []
+    for time in range(4):
+        torch.cuda.set_sync_debug_mode("error" if time == 3 else "default")
+        try:
+            generation = generate(model, ids, pixels, attention_mask=mask, sampling=sampling)
+            firsts.append(next(generation).tokens)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        generation.close()
+    assert firsts == firsts[:1] * 4
+
+
+@on_gpu
 def test_changed_weights_are_seen():
     model = odd_model(torch.float32, "cuda")
     ids = torch.tensor([[5, 6, 7]]).cuda()

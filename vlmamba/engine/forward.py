@@ -6,6 +6,7 @@ from torch import Tensor
 from vlmamba.engine.graphs import Graphs
 from vlmamba.model import VLMamba
 from vlmamba.state import State
+from vlmamba.upload import upload
 
 
 @torch.no_grad()
@@ -34,13 +35,14 @@ def prefill(
 ) -> Tensor:
     """embeds (b, l, d) read into `state` -> logits (b, v) after each row's last real position.
 
-    `attention_mask` (b, l) is False at padding, on whichever side; `chunk` bounds the positions, and with
-    them the memory, of one pass, and changes nothing else.
+    `attention_mask` (b, l), there or on the CPU, is False at padding, on whichever side; `chunk` bounds the
+    positions, and with them the memory, of one pass, and changes nothing else.
     """
     if graphs is not None and chunk is None:
         embeds, lengths = to_the_front(embeds, attention_mask)
         return model.lm_head(graphs.read(embeds, lengths, state))
     b, l, _ = embeds.shape
+    attention_mask = attention_mask.to(embeds.device)
     last = attention_mask.int().mul(torch.arange(1, l + 1, device=embeds.device)).argmax(1)  # (b,)
     hidden = embeds.new_zeros(b, model.config.text.d_model)
     padded = not bool(attention_mask.all())
@@ -68,12 +70,12 @@ def decode(model: VLMamba, tokens: Tensor, state: State) -> Tensor:
 def to_the_front(embeds: Tensor, attention_mask: Tensor) -> tuple[Tensor, Tensor | None]:
     """embeds (b, l, d) with each row's real positions first, and their number (b,); None without padding."""
     lengths = attention_mask.sum(1)
-    in_front = torch.arange(embeds.shape[1], device=embeds.device) < lengths[:, None]  # (b, l)
-    # One question to the device instead of two.
+    in_front = torch.arange(embeds.shape[1], device=lengths.device) < lengths[:, None]  # (b, l)
+    # One question to the mask's device instead of two.
     fits, whole = torch.stack([(in_front == attention_mask).all(), in_front.all()]).tolist()
     if whole:
         return embeds, None
     if not fits:
-        order = (~attention_mask).int().argsort(dim=1, stable=True)
+        order = upload((~attention_mask).int().argsort(dim=1, stable=True), embeds.device)
         embeds = embeds.gather(1, order[..., None].expand_as(embeds))
-    return embeds, lengths
+    return embeds, upload(lengths, embeds.device)

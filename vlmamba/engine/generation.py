@@ -14,6 +14,7 @@ from vlmamba.engine.rows import open_rows
 from vlmamba.engine.sampling import GREEDY, Sampler, Sampling
 from vlmamba.model import VLMamba
 from vlmamba.state import State
+from vlmamba.upload import upload
 
 FinishReason = Literal["eos", "length", "stop"]
 
@@ -147,13 +148,14 @@ def generate(
 ) -> Generation:
     """Writes on after each row of input_ids (b, l); padding is where `attention_mask` (b, l) is 0.
 
-    Pictures as in `VLMambaModel.embed`; `state`, where given, is continued from and updated in place. A row
+    Ids and mask may lie on the CPU: then nothing waits for a GPU before the first token does. Pictures as in
+    `VLMambaModel.embed`; `state`, where given, is continued from and updated in place. A row
     ends at eos, at `sampling.max_new_tokens` or when `Generation.finish` is called for it, and a row that has
     ended costs nothing more. Stop texts are the reader's affair: see `AnswerText`. `graphs`: the model's, where
     the caller has asked `graphs_of` already.
     Raises ValueError for a row without tokens, or pictures that do not fit the prompt.
     """
-    graphs = graphs or graphs_of(model)  # before the first question to the device, which waits
+    graphs = graphs or graphs_of(model)  # before a question to the device, which waits
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     mask = mask.bool()  # (b, l)
     if mask.shape != input_ids.shape:
@@ -167,5 +169,5 @@ def generate(
     if state is None:
         state = model.allocate_state(len(input_ids))
     embeds = embed(model, input_ids, pixel_values, image_embeds, graphs)
-    prompt = input_ids.masked_fill(~mask, -1)
+    prompt = upload(input_ids.masked_fill(~mask, -1), embeds.device)
     return Generation(model, embeds, mask, prompt, state, sampling, prefill_chunk, graphs)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vlmamba.upload import upload
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -54,8 +56,8 @@ class Sampler:
     def __init__(self, sampling: Sampling, prompt: Tensor, vocab_size: int, never: int) -> None:
         """prompt (b, l): ids whose repetition is penalised, -1 where there is none; `never`: an id to avoid."""
         self.sampling = sampling
-        # On the device already: a number sent there at every step would wait for all that it has to do.
-        self.never = torch.tensor(never, device=prompt.device)
+        # On the device already, and filled there: a number sent would wait for all that the device has to do.
+        self.never = torch.full((), never, device=prompt.device)
         self.generators: list[torch.Generator] = []
         if sampling.temperature > 0:
             self.generators = [_generator(sampling.seed, row) for row in range(len(prompt))]
@@ -76,9 +78,7 @@ class Sampler:
             logits = torch.where(self.seen[self._index(rows)], penalised, logits)
         if self.generators:
             uniform = torch.stack([torch.rand((), generator=self.generators[row]) for row in rows])
-            if logits.is_cuda:
-                uniform = uniform.pin_memory().to(logits.device, non_blocking=True)
-            tokens = _pick(filtered(logits, self.sampling), uniform)
+            tokens = _pick(filtered(logits, self.sampling), upload(uniform, logits.device))
         else:
             tokens = logits.argmax(-1)
         if self.seen is not None:
