@@ -131,7 +131,8 @@ def measure(
     return {
         "stage": stage.name, "layout": layout, "form": form, "processes": mine.world,
         "rows": list(batches[0].input_ids.shape), "batches": len(batches), "recompute": stage.recompute,
-        "samples": sum(len(batch.sample_ids) for batch in batches), "seconds a step": seconds, "steps": taken,
+        "optimizer": stage.optimizer, "samples": sum(len(batch.sample_ids) for batch in batches),
+        "seconds a step": seconds, "steps": taken,
         "tokens a second": tokens / seconds,
         "supervised tokens a second": sum(map(supervised, batches)) / seconds,
         "positions used": tokens / sum(batch.input_ids.numel() for batch in batches),
@@ -206,6 +207,7 @@ def main() -> None:
     parser.add_argument("--layouts", default="packed,padded")
     parser.add_argument("--forms", default="one", help="of: one, ddp, fsdp, fsdp-grad-op")
     parser.add_argument("--recompute", help="of: nothing, scan, mixer; if not the recipe's")
+    parser.add_argument("--optimizer", default="adamw", help="adamw or adamw8bit")
     parser.add_argument("--rows", type=int, help="rows of a packed batch, if not the recipe's")
     parser.add_argument("--length", type=int, help="tokens of a row, if not the recipe's")
     parser.add_argument(
@@ -228,6 +230,7 @@ def main() -> None:
                 stage = replace(
                     base, recompute=recompute, epochs=None, steps=1, workers=0, log_interval=1,
                     accumulation=arguments.accumulation * ranks.world, shard_tower=arguments.shard_tower,
+                    optimizer=arguments.optimizer,
                     **given,
                 )  # fmt: skip
                 try:

@@ -14,7 +14,8 @@ from vlmamba.checkpoints import load_model
 from vlmamba.model import VLMamba
 from vlmamba.train import adapters, loop, run, runner
 from vlmamba.train.adapters import PROJECTIONS, Lora
-from vlmamba.train.stages import StageConfig, build_optimizer, freeze_for
+from vlmamba.train.optimizer import build_optimizer
+from vlmamba.train.stages import StageConfig, freeze_for
 
 LORA = Lora(rank=2, alpha=4.0, dropout=0.0)
 IDS = torch.tensor([[5, 250, 17, 17, 3, 99]])

@@ -7,13 +7,8 @@ import torch
 import toy
 
 from vlmamba.train.loop import run_stage
-from vlmamba.train.stages import (
-    StageConfig,
-    build_optimizer,
-    decayed,
-    freeze_for,
-    learning_rate,
-)
+from vlmamba.train.optimizer import build_optimizer, decayed
+from vlmamba.train.stages import StageConfig, freeze_for, learning_rate
 
 TRAINED_PARTS = {
     "pretrain": {"vision_tower", "connector", "language_model"},

@@ -49,7 +49,7 @@ def add(model: VLMamba, lora: Lora, seed: int, bf16: bool) -> None:
 
     bf16: whether the arithmetic will be bfloat16. Raises ImportError in one line for a library that is missing.
     """
-    peft = _library("peft", "lora", "transformers")
+    peft = library("peft", "lora", "transformers")
     if bf16:
         for matrix in _matrices(model):
             matrix.data = matrix.data.to(torch.bfloat16)
@@ -89,20 +89,20 @@ def merge(model: VLMamba) -> None:
 
 def _quantise(model: VLMamba) -> None:
     """Keeps the large projections in four bits, on the device where they are."""
-    library = _library("bitsandbytes", "lora.frozen=nf4", "quantised")
+    bitsandbytes = library("bitsandbytes", "lora.frozen=nf4", "quantised")
     for block in model.model.language_model.layers:
         mixer = block.get_submodule("mixer")
         for name in QUANTISED:
             plain = mixer.get_submodule(name)
             assert isinstance(plain, nn.Linear)
-            four = library.nn.Linear4bit(
+            four = bitsandbytes.nn.Linear4bit(
                 plain.in_features,
                 plain.out_features,
                 plain.bias is not None,
                 quant_type="nf4",
                 device="meta",
             )
-            four.weight = library.nn.Params4bit(
+            four.weight = bitsandbytes.nn.Params4bit(
                 plain.weight.data, requires_grad=False, quant_type="nf4"
             )
             four.bias = plain.bias
@@ -141,7 +141,8 @@ def _matrices(model: VLMamba) -> Iterator[nn.Parameter]:
             yield parameter
 
 
-def _library(name: str, setting: str, extra: str) -> Any:
+def library(name: str, setting: str, extra: str) -> Any:
+    """The library that a setting needs; raises ImportError in one line when it is missing."""
     try:
         return importlib.import_module(name)
     except ImportError:

@@ -22,11 +22,12 @@ from vlmamba.train.checkpoint import Checkpoint
 from vlmamba.train.costs import costs, peak_flops
 from vlmamba.train.held_out import HeldOut, Seen
 from vlmamba.train.journal import Interval, Journal, cut_log, median_step
+from vlmamba.train.optimizer import build_optimizer, moments, restore_moments
 from vlmamba.train.parallel import shared_out
 from vlmamba.train.ranks import Ranks
 from vlmamba.train.saver import Saver, share_on_host
 from vlmamba.train.signals import StopRequest
-from vlmamba.train.stages import StageConfig, build_optimizer, freeze_for, learning_rate
+from vlmamba.train.stages import StageConfig, freeze_for, learning_rate
 from vlmamba.train.step import NonFiniteError, Objective, Stepper
 from vlmamba.train.summary import summarise
 from vlmamba.train.update import Update
@@ -250,14 +251,9 @@ class _Run:
         if self.directory is None:
             return
         shared, rank = self.shared, self.ranks.rank
-        moments = (
-            (f"{key}.{name}", value)
-            for name, parameter in self.parameters.items()
-            for key, value in self.optimizer.state[parameter].items()
-        )
         kinds = {
             "weights": share_on_host(checkpoint.trained_weights(shared.model).items(), shared),
-            "optimizer": share_on_host(moments, shared),
+            "optimizer": share_on_host(moments(self.optimizer, self.parameters), shared),
             "rng": checkpoint.random_state(rank),
         }
         if self.average is not None:
@@ -313,10 +309,7 @@ class _Run:
             ):  # the first goes on from the recipe's seed, each other draws its own
                 torch.manual_seed(hash((self.stage.seed, self.ranks.rank)))
             return 0
-        for key, value in found.optimizer.items():
-            kind, name = key.split(".", 1)
-            parameter = self.parameters[name]
-            self.optimizer.state[parameter][kind] = self.shared.like(value, parameter)
+        restore_moments(self.optimizer, self.parameters, found.optimizer, self.shared.like)
         if self.average is not None:
             self.average.restore(found.average)
         self.unreadable = found.unreadable

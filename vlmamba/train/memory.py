@@ -18,6 +18,7 @@ from vlmamba.ops.scan_plans import BACKWARD
 from vlmamba.scan2d import NUM_DIRECTIONS
 from vlmamba.train import adapters
 from vlmamba.train.costs import matrices
+from vlmamba.train.optimizer import MOMENT_BYTES
 from vlmamba.train.stages import StageConfig, freeze_for
 
 LOGITS = 2**29  # bytes of logits that exist at a time (ops/loss.py)
@@ -94,7 +95,7 @@ def memory(
     return Memory(
         weights=(every - whole) / shards + whole,
         gradients=4 * trained / shards,
-        optimizer=8 * trained / shards,
+        optimizer=MOMENT_BYTES[stage.optimizer] * trained / shards,
         copies=kept,
         activations=activations,
         working=working,

@@ -6,13 +6,10 @@ parts make their own first: "language" trains the language model alone, "pretrai
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from vlmamba.mamba import Recompute
@@ -21,6 +18,7 @@ from vlmamba.train.adapters import MARK, Lora
 StageName = Literal["teacher", "pretrain", "language", "align", "finetune"]
 Precision = Literal["bf16", "float32"]
 Parallel = Literal["ddp", "fsdp", "fsdp-grad-op"]
+Optimizer = Literal["adamw", "adamw8bit"]
 
 # Prefixes of the names of the parameters that a stage trains.
 TRAINED: dict[StageName, tuple[str, ...]] = {
@@ -49,6 +47,7 @@ class StageConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     clip: float = 1.0  # largest norm of the whole gradient
+    optimizer: Optimizer = "adamw"  # adamw8bit: moments of eight bits (train/optimizer.py)
     precision: Precision = "bf16"  # bf16: autocast over float32 master weights
     recompute: Recompute = (
         "nothing"  # what of a block is not kept for the backward pass: scan, mixer
@@ -88,6 +87,15 @@ class StageConfig:
         if self.recompute not in get_args(Recompute):
             raise ValueError(
                 f"recompute {self.recompute!r} is unknown: use one of {', '.join(get_args(Recompute))}"
+            )
+        if self.optimizer not in get_args(Optimizer):
+            raise ValueError(
+                f"optimizer {self.optimizer!r} is unknown: use one of {', '.join(get_args(Optimizer))}"
+            )
+        if self.optimizer == "adamw8bit" and (self.parallel != "ddp" or self.max_skipped):
+            raise ValueError(
+                f"stage {self.name}: adamw8bit takes whole tensors and leaves out no update: "
+                f"--set {self.name}.parallel=ddp --set {self.name}.max_skipped=0, or optimizer=adamw"
             )
         if self.lora.rank and self.name not in ("language", "finetune"):
             raise ValueError(f"stage {self.name} does not train the language model: lora.rank is 0")
@@ -169,38 +177,3 @@ def freeze_for(model: nn.Module, stage: StageName) -> dict[str, Parameter]:
     if not trained:
         raise ValueError(f"stage {stage} trains {TRAINED[stage]}, but the model has no such part")
     return trained
-
-
-def decayed(model: nn.Module) -> Iterator[tuple[str, Parameter, bool]]:
-    """Every trained parameter, its name, and whether weight decay applies to it.
-
-    Decay pulls towards zero, so it belongs on matrices that mix features and nowhere else. A_log at zero is
-    A = -1 everywhere: decay would erase the spread of time scales a state-space model lives on (state-spaces
-    exempts A_log and D for that reason). Norm weights rest at one, not at zero; biases, dt's above all, set
-    operating points. Rows of an embedding table move only when their token occurs, but would decay always.
-    """
-    tables = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            matrix = parameter.ndim >= 2 and not name.endswith("A_log")
-            yield name, parameter, matrix and id(parameter) not in tables
-
-
-def build_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters, with weight decay where it belongs; fused where PyTorch can.
-
-    One group for each kind: decayed or not, divided over processes or not, which no one kernel takes together, and by
-    `rate`, its share of the learning rate, which is less than one for a connector beside adapters.
-    """
-    groups: dict[tuple[bool, bool, float], list[Parameter]] = {}
-    for name, parameter, decay in decayed(model):
-        slower = stage.lora.rank > 0 and name.startswith(TRAINED["align"])
-        rate = stage.lora.connector_rate if slower else 1.0
-        groups.setdefault((decay, isinstance(parameter, DTensor), rate), []).append(parameter)
-    return torch.optim.AdamW(
-        [
-            {"params": parameters, "weight_decay": stage.weight_decay if decay else 0.0, "rate": rate}
-            for (decay, _, rate), parameters in groups.items()
-        ],
-        lr=stage.lr, betas=stage.betas, eps=stage.eps, fused=True,
-    )  # fmt: skip
