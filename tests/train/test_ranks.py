@@ -17,7 +17,9 @@ from vlmamba.data.samples import Budget, Sample, TooManyBadError
 from vlmamba.train import checkpoint
 from vlmamba.train.held_out import HeldOut
 from vlmamba.train.loop import NonFiniteError, StageResult, language_loss, run_stage
+from vlmamba.train.parallel import shared_out
 from vlmamba.train.ranks import OtherRankError, Ranks
+from vlmamba.train.stages import freeze_for
 
 STAGE = replace(toy.STAGE, accumulation=4, steps=4, checkpoint_interval=2)
 FORMS = {
@@ -134,9 +136,21 @@ def in_each(directory: Path) -> dict:
     return seen
 
 
+def pieces(ranks: Ranks) -> tuple[int, int]:
+    """Gradients after a batch that is only added up, and the pieces of memory in which they lie."""
+    model = toy.make_model()
+    freeze_for(model, "finetune")
+    shared = shared_out(model, ranks, STAGE)
+    shared.forget()
+    with shared.accumulating(last=False):
+        shared.call(language_loss, toy.RandomBatches().batch(0))[0].backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    return len(gradients), len({g.untyped_storage().data_ptr() for g in gradients})
+
+
 def in_two(ranks: Ranks, directory: Path) -> dict:
     """What more processes would only repeat."""
-    seen: dict = {}
+    seen: dict = {"pieces": pieces(ranks)}
     seen["align"] = trained(ranks, stage=replace(SHARDED, name="align"))
     seen["bf16"] = [
         trained(ranks, stage=replace(FORMS[form], precision="bf16")) for form in ("ddp", "fsdp")
@@ -190,6 +204,14 @@ def assert_same(ours, theirs, tolerance=2e-6):
 def test_losses_and_weights_are_those_of_one_process(several, one, form):
     for seen in several[1]:
         assert_same(seen[form], one["finetune"])
+
+
+@two
+def test_copies_hold_their_gradients_once_where_they_travel(several):
+    _, seen, _ = several
+    for one in seen:
+        gradients, held_in = one["pieces"]
+        assert held_in <= 2 < gradients  # DDP's first bucket is small
 
 
 @two

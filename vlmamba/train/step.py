@@ -112,7 +112,7 @@ class Stepper:
 
     def accumulate(self, micro: Sequence[Batch]) -> Tensor:
         """Adds up the gradients of this process's batches; returns (batches, 2) float64: each one's loss and count."""
-        self.optimizer.zero_grad(set_to_none=True)
+        self.shared.forget()
         device, passes = self.ranks.device, []
         for number, batch in enumerate(micro, 1):
             with self.shared.accumulating(last=number == len(micro)):
