@@ -1,15 +1,16 @@
 """Trains the paper's model at full size with random weights, for a few steps of each variant, and counts.
 
     PYTHONPATH=. python bench/train_scale.py --json results/train_scale.json
-    PYTHONPATH=. torchrun --nproc-per-node 2 bench/train_scale.py --forms one,ddp,fsdp,fsdp-grad-op --profile
+    PYTHONPATH=. torchrun --nproc-per-node 2 bench/train_scale.py "finetune packed one" "finetune packed fsdp" --profile
 
 Samples are made up with LLaVA's lengths (`bench/llava_lengths.py`), pictures and ids are random. A variant is a stage,
-a layout (packed, or padded with length grouping), what is recomputed, and a form: "one" process alone, or DDP, FSDP2,
-FSDP2 with gathered weights over all. Printed for each: tokens a second, share of the GPU's peak, memory a GPU beside
-the estimate of `--dry-run`, and the hours that the whole set would take; with `--profile` also what the GPU did in one
-step, and the share of it in which nothing but communication ran. Forms over several processes compute the steps of
-"one" with the same weights and batches, so their losses must agree. Padded batches hold as many samples as packed rows
-would if each were the longest, so that both may meet the same memory; they are taken from all over the epoch.
+a layout (packed, or padded with length grouping), a form ("one" process alone, or ddp, fsdp, fsdp-grad-op over all),
+and settings of the stage that differ from the recipe's, such as "recompute=scan batch_size=2"; `accumulation` is of
+each process. Printed for each: tokens a second, share of the GPU's peak, memory a GPU beside the estimate of
+`--dry-run`, and the hours that the whole set would take; with `--profile` also the share of a step in which nothing but
+communication ran. Forms over several processes compute the steps of "one" with the same weights and batches, so their
+losses must agree. Padded batches hold as many samples as packed rows would if each were the longest, so that both may
+meet the same memory; they are taken from all over the epoch.
 """
 
 import argparse
@@ -19,7 +20,7 @@ import statistics
 import time
 from collections import Counter
 from dataclasses import asdict, replace
-from itertools import pairwise, product
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -42,6 +43,16 @@ SAMPLES = 8192  # drawn, of which a few batches are used
 WARM_UP = 2  # steps in which kernels are compiled and the allocator fills
 TOGETHER = 8  # padded batches of a step, as the recipe's
 KERNELS = 24  # that are named
+VARIANTS = (
+    "finetune packed one",
+    "align packed one",
+    "finetune padded one",
+    "align padded one",
+    "align packed one recompute=mixer",
+    "finetune packed one recompute=scan batch_size=3 optimizer=adamw8bit",
+    "finetune packed one recompute=scan batch_size=2",
+    "finetune packed one recompute=nothing batch_size=1",
+)
 
 
 class Prepared:
@@ -142,7 +153,7 @@ def measure(
         "gigabytes expected": expected.total / 1e9,
         "expected of": {key: round(value / 1e9, 2) for key, value in asdict(expected).items()},
         "hours of the whole set": tokens_of_set / (tokens / seconds) / 3600,
-        **({} if profiler is None else on_the_gpu(profiler)),
+        **({} if profiler is None else on_the_gpu(profiler, seconds)),
         "losses": [result.losses[step] for step in sorted(result.losses)],
     }  # fmt: skip
 
@@ -151,9 +162,9 @@ def supervised(batch: Batch) -> int:
     return int((batch.labels != IGNORE_INDEX).sum())
 
 
-def on_the_gpu(profiled: profile) -> dict:
-    """A step's time on the GPU: the share in which NCCL was at work, in which nothing else was, in which nothing was;
-    and the seconds of the kernels that took longest."""
+def on_the_gpu(profiled: profile, seconds: float) -> dict:
+    """Of a step's `seconds`: the share in which NCCL was at work, and in which nothing else was; and the kernels that
+    took longest."""
     events = [
         event
         for event in profiled.events()
@@ -161,16 +172,13 @@ def on_the_gpu(profiled: profile) -> dict:
     ]
     talking, working, longest = [], [], Counter()
     for event in events:
-        span = (event.time_range.start, event.time_range.end)
+        span = (event.time_range.start / 1e6, event.time_range.end / 1e6)
         (talking if "nccl" in event.name.lower() else working).append(span)
-        longest[event.name[:90]] += (span[1] - span[0]) / 1e6
-    spans = [*talking, *working]
-    whole = max(end for _, end in spans) - min(start for start, _ in spans)
-    busy, alone = length_of(covered(spans)), length_of(covered(working))
+        longest[event.name[:90]] += span[1] - span[0]
+    alone = length_of(covered([*talking, *working])) - length_of(covered(working))
     return {
-        "communicating": length_of(covered(talking)) / whole, "communicating alone": (busy - alone) / whole,
-        "idle": 1 - busy / whole,
-        "kernels": {name: round(seconds, 4) for name, seconds in longest.most_common(KERNELS)},
+        "communicating": length_of(covered(talking)) / seconds, "communicating alone": alone / seconds,
+        "kernels": {name: round(taken, 4) for name, taken in longest.most_common(KERNELS)},
     }  # fmt: skip
 
 
@@ -203,49 +211,41 @@ def show(row: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stages", default="align,finetune")
-    parser.add_argument("--layouts", default="packed,padded")
-    parser.add_argument("--forms", default="one", help="of: one, ddp, fsdp, fsdp-grad-op")
-    parser.add_argument("--recompute", help="of: nothing, scan, mixer; if not the recipe's")
-    parser.add_argument("--optimizer", default="adamw", help="adamw or adamw8bit")
-    parser.add_argument("--rows", type=int, help="rows of a packed batch, if not the recipe's")
-    parser.add_argument("--length", type=int, help="tokens of a row, if not the recipe's")
+    parser.add_argument("variants", nargs="*", default=VARIANTS, help="see above")
     parser.add_argument(
-        "--accumulation", type=int, default=2, help="packed batches of a process and step"
+        "--accumulation", type=int, default=4, help="packed batches of a process and step"
     )
     parser.add_argument("--steps", type=int, default=2, help=f"after {WARM_UP} that warm up")
-    parser.add_argument("--shard-tower", action="store_true")
-    parser.add_argument("--profile", action="store_true", help="what the GPU does in a step, too")
+    parser.add_argument("--profile", action="store_true", help="forms over several processes")
     parser.add_argument("--json", type=Path, help="where the record goes; added to if it is there")
     arguments = parser.parse_args()
-    given = {"batch_size": arguments.rows, "max_length": arguments.length}
-    given = {name: value for name, value in given.items() if value is not None}
-    recipe = vl_mamba_2_8b()
     with Ranks.start() as ranks:
-        for name, layout, form in product(
-            arguments.stages.split(","), arguments.layouts.split(","), arguments.forms.split(",")
-        ):
-            base = next(s.config for s in recipe.stages if s.config.name == name)
-            for recompute in (arguments.recompute or base.recompute).split(","):
-                stage = replace(
-                    base, recompute=recompute, epochs=None, steps=1, workers=0, log_interval=1,
-                    accumulation=arguments.accumulation * ranks.world, shard_tower=arguments.shard_tower,
-                    optimizer=arguments.optimizer,
-                    **given,
-                )  # fmt: skip
-                try:
-                    row = measure(stage, layout, form, ranks, arguments.steps, arguments.profile)
-                except torch.OutOfMemoryError as error:
-                    row = {
-                        "stage": name, "layout": layout, "form": form, "recompute": recompute,
-                        "rows": [stage.batch_size, stage.max_length], "out of memory": str(error).splitlines()[0],
-                    }  # fmt: skip
-                gc.collect()
-                torch.cuda.empty_cache()
-                if ranks.first:
-                    print(row) if "out of memory" in row else show(row)
-                    if arguments.json:
-                        write(arguments.json, row)
+        for variant in arguments.variants:
+            stage, layout, form = read(variant, arguments.accumulation, ranks.world)
+            profiled = arguments.profile and form != "one"
+            try:
+                row = measure(stage, layout, form, ranks, arguments.steps, profiled)
+            except torch.OutOfMemoryError as error:
+                row = {"variant": variant, "out of memory": str(error).splitlines()[0]}
+            gc.collect()
+            torch.cuda.empty_cache()
+            if ranks.first:
+                print(row, flush=True) if "out of memory" in row else show(row)
+                if arguments.json:
+                    write(arguments.json, row)
+
+
+def read(variant: str, accumulation: int, world: int) -> tuple[StageConfig, str, str]:
+    """The stage, layout and form that a variant names."""
+    name, layout, form, *changes = variant.split()
+    base = next(s.config for s in vl_mamba_2_8b().stages if s.config.name == name)
+    settings = {"accumulation": accumulation}
+    for change in changes:
+        key, value = change.split("=")
+        settings[key] = int(value) if value.isdigit() else value
+    settings["accumulation"] *= world
+    stage = replace(base, epochs=None, steps=1, workers=0, log_interval=1, **settings)
+    return stage, layout, form
 
 
 def write(file: Path, row: dict) -> None:
