@@ -69,11 +69,13 @@ def test_kinds_go_from_names_to_what_they_are():
 @pytest.mark.parametrize("fonts", [(), tuple(find_fonts()[:3])])
 def test_words_are_drawn_the_same_every_time(fonts):
     lettering = WordMasks(("open", "shop"), ("cafe",), fonts, 48, 144)
-    mask, aspect, word, told = lettering.draw(3)
+    mask, aspect, edges, word, told = lettering.draw(3)
     again = lettering.draw(3)
     assert mask.shape == (48, 144)
     assert (mask == again[0]).all()
-    assert (aspect, word, told) == again[1:]
+    assert (aspect, edges, word, told) == again[1:]
+    assert edges == sorted(edges)
+    assert len(edges) == LONGEST + 1
     assert 0.2 < aspect < 12
     assert mask[:, :2].max() > 20, "a word fills its mask from edge to edge"
     assert mask[:2].max() > 20

@@ -7,6 +7,7 @@ import torch
 from vlmamba.data.augment import DRAWS, LAYOUT, PHOTO, Policies, Policy, blend, view
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
 from vlmamba.data.mixture import Mixture, Source, Texts
+from vlmamba.data.patch_classes import UNKNOWN
 from vlmamba.processing import IGNORE_INDEX, ImageSettings, Processor
 from vlmamba.train.tokenizer import train_tokenizer
 
@@ -67,6 +68,7 @@ def test_masks_become_words_on_grounds_and_letters_come_along(processor):
     words = Source(
         "words", masks, np.arange(6), [DIALOGUES[0]] * 6, PHOTO, 1.0,
         letters=letters, aspects=np.full(6, 3.0, np.float32),
+        edges=np.tile(np.linspace(0, 1, 13, dtype=np.float32), (6, 1)),
     )  # fmt: skip
     mixture = Mixture([words, source("photos", 10, 3.0, classes=np.arange(10))], processor, 8, 8, 0)
     batch = mixture.batch(0)
@@ -74,6 +76,8 @@ def test_masks_become_words_on_grounds_and_letters_come_along(processor):
     assert batch.pixel_values.shape == (8, 3, 8, 8)
     assert batch.letters[:6].eq(-1).all()
     assert batch.letters[6:].tolist() == letters[:2].tolist()
+    assert batch.patches[:6].eq(UNKNOWN).all()
+    assert batch.patches[6:].ge(0).all()
 
 
 def test_small_pictures_are_enlarged_once(processor):
@@ -157,9 +161,10 @@ def test_ink_can_be_told_from_its_ground():
     masks = torch.zeros(32, 48, 144, dtype=torch.uint8)
     masks[:, :, 48:96] = 255
     grounds = torch.full((32, 32, 32, 3), 200, dtype=torch.uint8)
-    seen = lettering(
+    seen, x, y = lettering(
         masks, torch.full((32,), 1.0), grounds, draws(32, LETTERING_DRAWS), torch.zeros(3, 32, 32)
     )
+    assert x.shape == y.shape == (32, 32, 32)
     assert seen.min() >= 0
     assert seen.max() <= 1
     inner = seen[:, :, 8:24].mean(1)

@@ -11,7 +11,7 @@ from vlmamba.data.boxes import SCATTER_CLAIMS, TOWER_CLAIMS, BoxPictures, Item
 from vlmamba.data.near_duplicates import without_near_duplicates
 from vlmamba.data.packs import Pack, open_pack
 from vlmamba.data.photos import colour_of, place_of
-from vlmamba.data.scenes import HELD_OUT, Scenes, Stamp, plural, stamps
+from vlmamba.data.scenes import HELD_OUT, Scene, Scenes, Stamp, plural, stamps
 
 
 @pytest.fixture
@@ -49,7 +49,9 @@ def test_relations_and_counts_are_those_of_the_picture(pack, monkeypatch):
     monkeypatch.setattr(
         Scenes,
         "_paste",
-        lambda self, placed, rng: pasted.append(placed) or Image.new("RGB", (4, 4)),
+        lambda self, placed, rng: (
+            pasted.append(placed) or Scene(Image.new("RGB", (4, 4)), np.zeros((8, 8)))
+        ),
     )
     scenes = red_and_blue(pack)
     for index in range(40):
@@ -67,9 +69,9 @@ def test_relations_and_counts_are_those_of_the_picture(pack, monkeypatch):
 def test_a_scene_is_the_same_every_time(pack):
     scenes = red_and_blue(pack)
     for index in range(12):
-        picture, told = scenes.draw(index)
+        scene, told = scenes.draw(index)
         again, told_again = scenes.draw(index)
-        assert picture.tobytes() == again.tobytes()
+        assert scene.picture.tobytes() == again.picture.tobytes()
         assert told == told_again
         assert all(question and answer for question, answer in told)
 

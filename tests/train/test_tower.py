@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 import skimage
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 from vlmamba.config import IGNORE_INDEX, ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
 from vlmamba.data.mixture import MixtureBatch
+from vlmamba.data.patch_classes import NO_THING, UNKNOWN
 from vlmamba.train.stages import freeze_for
 from vlmamba.train.teacher import EfficientNetLite0, TeacherTuning, load_teacher, parts, spans
 from vlmamba.train.tower import TowerPretraining
@@ -33,8 +35,10 @@ def a_batch():
     pixels = torch.rand(7, 3, 8, 8, generator=generator)
     letters = torch.full((7, 12), -1)
     letters[6] = torch.arange(12)
+    patches = torch.full((7, 4), UNKNOWN)
+    patches[5] = torch.tensor([NO_THING, NO_THING, NO_THING + 1, NO_THING + 2])
     return MixtureBatch(
-        ids, labels, pixels, classes=torch.tensor([0, 1, 2, 0, -1, -1, -1]), letters=letters,
+        ids, labels, pixels, classes=torch.tensor([0, 1, 2, 0, -1, -1, -1]), letters=letters, patches=patches,
         draws=torch.rand(7, 6, generator=generator), counts={"photos": 4, "shapes": 2, "words": 1},
     )  # fmt: skip
 
@@ -56,6 +60,7 @@ def test_every_objective_reaches_the_tower():
     silent = {
         "labels": torch.full_like(batch.labels, IGNORE_INDEX),
         "letters": batch.letters.clamp(max=-1),
+        "patches": batch.patches.clamp(max=-1),
     }
     whole = pretraining()(batch).item()
     for name, nothing in silent.items():
@@ -64,6 +69,7 @@ def test_every_objective_reaches_the_tower():
     model(batch).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tower.parameters())
     assert model.letters.queries.grad.abs().sum() > 0
+    assert model.shown.weight.grad.abs().sum() > 0
 
 
 def test_a_blended_picture_has_both_labels():
@@ -107,6 +113,18 @@ def test_the_teacher_is_followed_but_neither_trained_nor_kept():
     assert other.item() > 0.3
     model(a_batch()).backward()
     assert model.features_head.weight.grad.abs().sum() > 0
+    assert model.middle_head.weight.grad.abs().sum() > 0
+
+
+def test_the_teachers_features_are_followed_place_by_place():
+    torch.manual_seed(0)
+    model = pretraining(TeacherTuning(EfficientNetLite0(), {"photos": 3}))
+    photos, middle = torch.randn(5, 4, 16), torch.randn(5, 112, 2, 2)
+    last = F.linear(photos, model.features_head.weight, model.features_head.bias)
+    last = last.transpose(1, 2).unflatten(2, (2, 2))
+    there = model.places(photos, middle, last).item()
+    elsewhere = model.places(photos, middle, last.flip(3)).item()
+    assert elsewhere > there + 0.3
 
 
 def test_a_teacher_learns_each_picture_among_its_own_classes():

@@ -59,8 +59,8 @@ class Policies:
 
 
 PHOTO = Policy(
-    area=0.25, aspect=1.35, degrees=15, shear=0.15, flip=0.5, bars=0.25, colour=0.5, grey=0.08, soft=0.15,
-    noise=0.04, hide=0.15,
+    area=0.3, aspect=1.33, degrees=8, shear=0.08, flip=0.5, bars=0.15, colour=0.4, grey=0.05, soft=0.1, noise=0.03,
+    hide=0.1,
 )  # fmt: skip
 GENTLE_PHOTO = Policy(
     area=0.55, aspect=1.2, degrees=5, flip=0.5, bars=0.3, colour=0.2, soft=0.1, noise=0.02

@@ -16,9 +16,10 @@ MASK = (48, 144)  # pixels of a mask, which a word fills from edge to edge
 
 def lettering(
     masks: Tensor, aspects: Tensor, grounds: Tensor, draws: Tensor, noise: Tensor
-) -> Tensor:
+) -> tuple[Tensor, Tensor, Tensor]:
     """masks (b, h, w) uint8, aspects (b,) = width / height of the words, grounds (b, s, s, 3) uint8 pictures,
-    draws (b, LETTERING_DRAWS), noise (3, s, s) -> (b, 3, s, s) in [0, 1].
+    draws (b, LETTERING_DRAWS), noise (3, s, s) -> pictures (b, 3, s, s) in [0, 1], and where each pixel lies in the
+    word, whose own edges are -1 and 1: x and y (b, s, s).
 
     The word lies on a strip, and outside the strip is the grey that the processor pads with.
     """
@@ -61,7 +62,9 @@ def lettering(
     picture = torch.where(grey, picture.mean(1, keepdim=True), picture)
     bare = (draw[20] < 0.9).view(-1, 1, 1, 1)  # now and then the strip hangs in a picture
     scene = grounds.permute(0, 3, 1, 2).float() / 255
-    return torch.where(inside, picture, torch.where(bare, GREY, scene))
+    outside = ~inside[:, 0]
+    pictures = torch.where(inside, picture, torch.where(bare, GREY, scene))
+    return pictures, x.masked_fill(outside, 2.0), y.masked_fill(outside, 2.0)
 
 
 def _sample(masks: Tensor, x: Tensor, y: Tensor) -> Tensor:

@@ -4,9 +4,8 @@ A short GPU run cannot wait for pictures to be decoded, so every picture is deco
 indexes, augments and stacks. `batch(step)` is a pure function of the seed and the step.
 """
 
-import os
+import math
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +18,8 @@ from vlmamba.data.augment import DRAWS, Policies, Policy, view
 from vlmamba.data.batches import Batch
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
+from vlmamba.data.made import in_pieces
+from vlmamba.data.patch_classes import UNKNOWN, letters_at
 from vlmamba.data.words import LONGEST
 from vlmamba.processing import IGNORE_INDEX, Processor, Turn
 
@@ -30,7 +31,9 @@ class Source:
     pixels (n, s, s, 3) uint8; `dialogues[j]` is about picture `picture[j]`; policy: how its views differ;
     share: its part of a batch. `classes` (n,), where given, are class indices out of `num_classes`; `letters`
     (n, characters) spell the word that a picture shows, as a letter head reads it. Where `aspects` (n,) are given,
-    pixels (n, h, w) are masks of words, each of that width by its height, and `policy` is not used.
+    pixels (n, h, w) are masks of words, each of that width by its height, `edges` (n, characters + 1) say where its
+    letters begin and end, and `policy` is not used. `patches` (n, g, g), where given, say what parts of the picture
+    show, in `patch_classes`.
     """
 
     name: str
@@ -43,6 +46,8 @@ class Source:
     num_classes: int = 0
     letters: NDArray[np.int64] | None = None
     aspects: NDArray[np.float32] | None = None
+    edges: NDArray[np.float32] | None = None
+    patches: NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,15 +64,18 @@ class MixtureBatch(Batch):
     """A batch of pictures, source by source: `counts` says how many consecutive samples each source gave.
 
     `classes` (b,): the class of each picture in its source, -1 where it has none; `letters` (b, characters): the
-    word that it shows, -1 where it shows none; `draws` (b, BLENDING): random numbers for what is done to it next.
+    word that it shows, -1 where it shows none; `patches` (b, p): what its patches show, -1 where nobody has told;
+    `draws` (b, BLENDING): random numbers for what is done to it next.
     """
 
     classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     letters: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    patches: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     draws: Tensor = field(default_factory=lambda: torch.empty(0))
     counts: dict[str, int] = field(default_factory=dict)
 
 
+PIECE = 2048  # dialogues that a process encodes at a time
 BLENDING = 6  # uniform numbers of a picture in `MixtureBatch.draws`
 
 
@@ -95,10 +103,16 @@ class Mixture:
             s.name: s.num_classes for s in sorted(sources, key=lambda s: s.name) if s.num_classes
         }
         self.image_size, self.seed = image_size, seed
+        self.grid = math.isqrt(processor.num_patches)
         self.device = torch.device(device)
         self.sources = [
             _OnDevice(
-                source, _encoded(source, processor, max_text_tokens), seed, image_size, self.device
+                source,
+                _encoded(source, processor, max_text_tokens),
+                seed,
+                image_size,
+                self.grid,
+                self.device,
             )
             for source in sources
         ]
@@ -125,7 +139,12 @@ class Mixture:
             pixels = torch.cat(pixels)
             draws = torch.rand(len(pixels), DRAWS, generator=generator, device=self.device)
             views.append(view(pixels, draws, noise, self.policies))
-        views += [self._words(s, p, noise, generator) for s, p in chosen if s.aspects is not None]
+        shown = [s.patches[p] for s, p in chosen if s.aspects is None]
+        for source, p in chosen:
+            if source.aspects is not None:
+                seen, letters = self._words(source, p, noise, generator)
+                views.append(seen)
+                shown.append(letters)
         b = sum(map(len, pictures))
         return MixtureBatch(
             torch.cat([s.input_ids[r] for s, r in zip(self.sources, rows, strict=True)]),
@@ -133,22 +152,27 @@ class Mixture:
             torch.cat([part.to(views[0].dtype) for part in views]),
             classes=torch.cat([s.classes[p] for s, p in chosen]),
             letters=torch.cat([s.letters[p] for s, p in chosen]),
+            patches=torch.cat(shown),
             draws=torch.rand(b, BLENDING, generator=generator, device=self.device),
             counts=self.counts,
         )
 
     def _words(
         self, source: "_OnDevice", pictures: Tensor, noise: Tensor, generator: Generator
-    ) -> Tensor:
-        """Words on grounds that come from the first source of pictures."""
+    ) -> tuple[Tensor, Tensor]:
+        """Words on grounds that come from the first source of pictures, and the letters of their patches."""
         photos, b = self.sources[0].pixels, len(pictures)
         draws = torch.rand(b, LETTERING_DRAWS + 1, generator=generator, device=self.device)
         at = (draws[:, -1] * len(photos)).long()
         assert source.aspects is not None
-        seen = lettering(
+        assert source.edges is not None
+        seen, x, y = lettering(
             source.pixels[pictures], source.aspects[pictures], photos[at], draws[:, :-1], noise
         )
-        return seen.mul_(2).sub_(1)
+        side = self.image_size // self.grid
+        x, y = (places[:, side // 2 :: side, side // 2 :: side].flatten(1) for places in (x, y))
+        letters = letters_at(x, y, source.edges[pictures], source.letters[pictures])
+        return seen.mul_(2).sub_(1), letters
 
 
 class Texts:
@@ -183,30 +207,45 @@ def encode(
     """Ids and labels of dialogues about `pictures` pictures each; turns past `max_text_tokens` are left out, and
     dialogues of which no turn fits. Raises ValueError when none is left."""
     limit = pictures * processor.num_patches + max_text_tokens
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        encoded = list(pool.map(_Encoding(processor, pictures, limit), dialogues, chunksize=512))
-    kept = np.array([row for row, (ids, _) in enumerate(encoded) if ids], np.int64)
-    if not len(kept):
+    encoding = _Encoding(processor, pictures, limit)
+    parts = in_pieces(encoding, dialogues, PIECE)
+    length = max(part.input_ids.shape[1] for part in parts)
+    found = Rows(
+        np.concatenate([_widened(p.input_ids, length, processor.pad_token_id) for p in parts]),
+        np.concatenate([_widened(p.labels, length, IGNORE_INDEX) for p in parts]),
+        np.concatenate([p.kept + PIECE * number for number, p in enumerate(parts)]),
+    )
+    if not len(found.kept):
         raise ValueError(f"no turn fits into {max_text_tokens} tokens, such as {dialogues[0]!r}")
-    encoded = [encoded[row] for row in kept]
-    length = max(len(ids) for ids, _ in encoded)
-    input_ids = np.full((len(encoded), length), processor.pad_token_id, np.int32)
-    labels = np.full((len(encoded), length), IGNORE_INDEX, np.int32)
-    for row, (ids, wanted) in enumerate(encoded):
-        input_ids[row, : len(ids)] = ids
-        labels[row, : len(ids)] = wanted
-    return Rows(input_ids, labels, kept)
+    return found
+
+
+def _widened(rows: NDArray[np.int32], length: int, by: int) -> NDArray[np.int32]:
+    return np.pad(rows, ((0, 0), (0, length - rows.shape[1])), constant_values=by)
 
 
 @dataclass(frozen=True)
 class _Encoding:
-    """Ids and labels of one dialogue: as many turns as fit, or one that does. A class, since processes need names."""
+    """Dialogues as rows: of each as many turns as fit, or one that does. A class, since processes need names."""
 
     processor: Processor
     pictures: int
     limit: int
 
-    def __call__(self, dialogue: Dialogue) -> tuple[list[int], list[int]]:
+    def __call__(self, dialogues: Sequence[Dialogue]) -> Rows:
+        encoded = [self.encoded(dialogue) for dialogue in dialogues]
+        kept = np.array([row for row, (ids, _) in enumerate(encoded) if ids], np.int64)
+        length = max(len(ids) for ids, _ in encoded)
+        input_ids = np.full((len(kept), length), self.processor.pad_token_id, np.int32)
+        labels = np.full((len(kept), length), IGNORE_INDEX, np.int32)
+        for row, number in enumerate(kept):
+            ids, wanted = encoded[number]
+            input_ids[row, : len(ids)] = ids
+            labels[row, : len(ids)] = wanted
+        return Rows(input_ids, labels, kept)
+
+    def encoded(self, dialogue: Dialogue) -> tuple[list[int], list[int]]:
+        """Ids and labels of one dialogue; none where no turn fits."""
         shorter = [dialogue[:keep] for keep in range(len(dialogue), 0, -1)]
         for chosen in [*shorter, *([turn] for turn in dialogue[1:])]:
             turns = []
@@ -241,7 +280,7 @@ class _OnDevice:
     """A source's tensors on the device; pictures smaller than the views are enlarged once, as the processor does."""
 
     def __init__(
-        self, source: Source, rows: Rows, seed: int, size: int, device: torch.device
+        self, source: Source, rows: Rows, seed: int, size: int, grid: int, device: torch.device
     ) -> None:
         self.name, self.policy, self.num_classes = source.name, source.policy, source.num_classes
         n = len(source.pixels)
@@ -253,9 +292,15 @@ class _OnDevice:
         self.classes = torch.from_numpy(classes).to(device).long()
         letters = source.letters if source.letters is not None else np.full((n, LONGEST), -1)
         self.letters = torch.from_numpy(letters).to(device).long()
-        self.aspects = (
-            None if source.aspects is None else torch.from_numpy(source.aspects).to(device)
+        self.aspects, self.edges = (
+            None if given is None else torch.from_numpy(given).to(device)
+            for given in (source.aspects, source.edges)
         )
+        self.patches = torch.full((n, grid * grid), UNKNOWN, device=device)
+        if source.patches is not None:
+            told = torch.from_numpy(source.patches).to(device)
+            scaled = F.interpolate(told[:, None].float(), (grid, grid), mode="nearest")
+            self.patches = scaled.flatten(1).long()
         self.order = _Order(len(rows.kept), seed, device)
 
     def widen(self, length: int, pad: int) -> None:

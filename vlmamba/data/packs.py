@@ -5,8 +5,7 @@ Beside them stand `y` (class index), `box`, or `i` (row into a list of `meta`). 
 
 import io
 import json
-import os
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from vlmamba.data.made import in_pieces
 
 
 @dataclass(frozen=True)
@@ -65,13 +66,21 @@ def square_pixels(pack: Pack, size: int) -> NDArray[np.uint8]:
 
     Decoded by one process a core.
     """
-    tasks = [(pack.encoded(k), size) for k in range(len(pack))]
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        return np.stack(list(pool.map(_decode_square, tasks, chunksize=256)))
+    encoded = [pack.encoded(k) for k in range(len(pack))]
+    return np.concatenate(in_pieces(_Squares(size), encoded, 256))
 
 
-def _decode_square(task: tuple[bytes, int]) -> NDArray[np.uint8]:
-    data, size = task
+@dataclass(frozen=True)
+class _Squares:
+    """Encoded pictures as one array; a class, because processes need what they can name."""
+
+    size: int
+
+    def __call__(self, encoded: Sequence[bytes]) -> NDArray[np.uint8]:
+        return np.stack([_decode_square(data, self.size) for data in encoded])
+
+
+def _decode_square(data: bytes, size: int) -> NDArray[np.uint8]:
     picture = Image.open(io.BytesIO(data)).convert("RGB")
     side = max(picture.size)
     if picture.size != (side, side):

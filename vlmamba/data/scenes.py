@@ -11,16 +11,20 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from vlmamba.data.dialogues import Dialogue, naming, with_article
 from vlmamba.data.packs import Pack
+from vlmamba.data.patch_classes import things_at
 from vlmamba.data.wordings import DESCRIBING, YES_OR_NO
 
 KINDS = {
     "animals": "animal", "food/fruit": "fruit", "food/vegetables": "vegetable", "vehicles": "vehicle",
     "town/houses": "building", "plants/flowers": "flower", "hobbies/music": "instrument", "household/tools": "tool",
 }  # fmt: skip
+KIND_NAMES = ("", *KINDS.values())  # in the order of `patch_classes`
 HELD_OUT = 7  # every so many stamps of a kind
 COUNTING = (
     "How many {s} are there?", "How many {s} are in the picture?", "How many {s} do you see?", "Count the {s}.",
@@ -70,6 +74,14 @@ def stamps(pack: Pack) -> tuple[list[Stamp], list[Stamp]]:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """A picture, and what each of its patches shows (grid, grid), in `patch_classes`."""
+
+    picture: Image.Image
+    patches: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class Scenes:
     """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index."""
 
@@ -77,8 +89,9 @@ class Scenes:
     grounds: tuple[bytes, ...]
     size: int
     seed: int = 0
+    grid: int = 8  # patches a side
 
-    def draw(self, index: int) -> tuple[Image.Image, Dialogue]:
+    def draw(self, index: int) -> tuple[Scene, Dialogue]:
         rng = random.Random(f"{self.seed}/{index}/scene")
         draw = rng.random()
         if draw < 0.45:
@@ -89,15 +102,15 @@ class Scenes:
         """A scene with one question by kind, which stamps never seen before can be asked by: "count" or "relation"."""
         rng = random.Random(f"{self.seed}/{index}/{form}")
         if form == "count":
-            picture, things, _ = self._crowded(rng)
+            scene, things, _ = self._crowded(rng)
             kind = things[0].kind
-            return picture, f"How many {plural(kind)} are there?", str(len(things))
-        picture, one, other, relation = self._paired(rng)
+            return scene.picture, f"How many {plural(kind)} are there?", str(len(things))
+        scene, one, other, relation = self._paired(rng)
         first, second = sorted((relation, OPPOSITE[relation]), key=lambda r: (r != "left of", r))
         question = f"Is the {one.kind} {first} or {second} the {other.kind}?"
-        return picture, question, relation.removesuffix(" of")
+        return scene.picture, question, relation.removesuffix(" of")
 
-    def single(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
+    def single(self, rng: random.Random) -> tuple[Scene, Dialogue]:
         stamp = rng.choice(self.stamps)
         at = (rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6), rng.uniform(0.6, 0.95))
         dialogue = [naming(stamp.name, rng)]
@@ -105,8 +118,8 @@ class Scenes:
             dialogue.append(("What kind of thing is it?", stamp.kind))
         return self._paste([(stamp, at)], rng), dialogue
 
-    def crowd(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
-        picture, things, others = self._crowded(rng)
+    def crowd(self, rng: random.Random) -> tuple[Scene, Dialogue]:
+        scene, things, others = self._crowded(rng)
         kind, names = things[0].kind, {thing.name for thing in things}
         asked = rng.choice((kind, kind, *(names if len(names) == 1 else ())))
         count = len(things)
@@ -128,10 +141,10 @@ class Scenes:
             some = f"{NUMBERS[count]} {asked if count == 1 else plural(asked)}"
             turns.append((rng.choice(DESCRIBING), f"{some[:1].upper()}{some[1:]}."))
         rng.shuffle(turns)
-        return picture, turns
+        return scene, turns
 
-    def pair(self, rng: random.Random) -> tuple[Image.Image, Dialogue]:
-        picture, one, other, relation = self._paired(rng)
+    def pair(self, rng: random.Random) -> tuple[Scene, Dialogue]:
+        scene, one, other, relation = self._paired(rng)
         if rng.random() < 0.5:
             one, other, relation = other, one, OPPOSITE[relation]
         a, b = (one.name, other.name) if rng.random() < 0.5 else (one.kind, other.kind)
@@ -148,9 +161,9 @@ class Scenes:
                 _sentence(f"{with_article(one.name)} {relation} {with_article(other.name)}"),
             ),
         ]
-        return picture, rng.sample(turns, 3)
+        return scene, rng.sample(turns, 3)
 
-    def _crowded(self, rng: random.Random) -> tuple[Image.Image, list[Stamp], list[Stamp]]:
+    def _crowded(self, rng: random.Random) -> tuple[Scene, list[Stamp], list[Stamp]]:
         """One to six of a kind, equal or different ones, and up to two of another kind."""
         kind, other = rng.sample(sorted({s.kind for s in self.stamps if s.kind}), 2)
         count = rng.randint(1, 6)
@@ -175,7 +188,7 @@ class Scenes:
         ]
         return self._paste(placed, rng), things, others
 
-    def _paired(self, rng: random.Random) -> tuple[Image.Image, Stamp, Stamp, str]:
+    def _paired(self, rng: random.Random) -> tuple[Scene, Stamp, Stamp, str]:
         """Two things of different kinds, beside or above each other; where the first is, seen from the second."""
         kinds = rng.sample(sorted({s.kind for s in self.stamps if s.kind}), 2)
         one, other = (rng.choice([s for s in self.stamps if s.kind == kind]) for kind in kinds)
@@ -193,9 +206,9 @@ class Scenes:
 
     def _paste(
         self, placed: list[tuple[Stamp, tuple[float, float, float]]], rng: random.Random
-    ) -> Image.Image:
+    ) -> Scene:
         """Stamps at (x, y) with their longer side, all as parts of the picture's side."""
-        canvas = self._ground(rng)
+        canvas, covers = self._ground(rng), Image.new("L", (self.size, self.size))
         for stamp, (x, y, side) in placed:
             cutout = _decoded(stamp.encoded)
             scale = side * self.size / max(cutout.size)
@@ -207,7 +220,10 @@ class Scenes:
                 small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
             at = round(x * self.size - small.width / 2), round(y * self.size - small.height / 2)
             canvas.paste(small, at, small)
-        return canvas
+            kind = 1 + KIND_NAMES.index(stamp.kind)
+            covers.paste(kind, (*at, at[0] + small.width, at[1] + small.height), _opaque(small))
+        middles = [(x, y) for _, (x, y, _) in placed]
+        return Scene(canvas, things_at(np.asarray(covers), middles, self.grid))
 
     def _ground(self, rng: random.Random) -> Image.Image:
         if self.grounds and rng.random() < 0.4:
@@ -221,6 +237,11 @@ class Scenes:
 @lru_cache(maxsize=4096)
 def _decoded(encoded: bytes) -> Image.Image:
     return Image.open(io.BytesIO(encoded)).convert("RGBA")
+
+
+def _opaque(cutout: Image.Image) -> Image.Image:
+    """Where a cut-out hides what is behind it, as a mask of whole pixels."""
+    return cutout.getchannel("A").point([0] * 128 + [255] * 128, "1")
 
 
 def plural(name: str) -> str:

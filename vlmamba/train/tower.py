@@ -1,11 +1,13 @@
 """Pre-training of a vision tower that has no public weights, before the paper's two stages begin.
 
-Four objectives share the tower. Where pictures have a class, a linear head on the mean patch names it, three quarters
-of these pictures being blended with another one; the same pictures follow a tuned teacher (`train/teacher.py`), its
-classes and its features, where its package is installed. A letter head spells words, and a small reader answers
-questions about a part of the unblended pictures (`train/reader.py`). Heads and reader are thrown away afterwards.
+Five objectives share the tower. Where pictures have a class, a linear head on the mean patch names it, half of these
+pictures being blended with another one; the same pictures follow a tuned teacher (`train/teacher.py`), its classes and,
+place by place, its features, where its package is installed. Every patch of a made picture says which letter or which
+kind of thing it shows. A letter head spells words, and a small reader answers questions about a part of the unblended
+pictures (`train/reader.py`). Heads and reader are thrown away afterwards.
 """
 
+import math
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -16,6 +18,7 @@ from vlmamba.config import ModelConfig
 from vlmamba.data.augment import blend
 from vlmamba.data.batches import Batches
 from vlmamba.data.mixture import Mixture, MixtureBatch
+from vlmamba.data.patch_classes import PATCH_CLASSES, UNKNOWN, patch_weights
 from vlmamba.model import VLMamba
 from vlmamba.train import teacher as lite0
 from vlmamba.train.loop import Objective
@@ -25,8 +28,8 @@ from vlmamba.train.teacher import TeacherTuning, parts, spans
 from vlmamba.vision import VisionTower
 
 LABEL_SMOOTHING = 0.1
-BLENDED = 0.75  # of the pictures with classes
-READ = 0.12  # of the pictures with classes; of the others all are read
+BLENDED = 0.5  # of the pictures with classes
+READ = 0.12  # of the pictures with classes; of the others all are read but words, which are spelt
 LABELS = 0.3  # weight of the labels beside the teacher
 ELSEWHERE = 0.25  # weight of what the teacher says in the other sources' classes
 
@@ -50,9 +53,13 @@ class TowerPretraining(nn.Module):
         self.spans = spans(num_classes)
         self.reader = Reader(width, config.text.vocab_size, heads)
         self.letters = LetterHead(width, heads)
+        self.shown = nn.Linear(width, PATCH_CLASSES)
+        self.shown_weights: Tensor
+        self.register_buffer("shown_weights", torch.tensor(patch_weights()), persistent=False)
         self.num_patches = vision.num_patches
         self.image_token_id = config.image_token_id
         if teacher is not None:
+            self.middle_head = nn.Linear(width, lite0.MIDDLE_FEATURES)
             self.features_head = nn.Linear(width, lite0.FEATURES)
             teacher = teacher.eval().requires_grad_(False)
         self._teacher = (teacher,)  # in a tuple: neither trained nor kept in checkpoints
@@ -74,7 +81,7 @@ class TowerPretraining(nn.Module):
         text = at["read"][:, None], at["text"][None, :]
         return self.learn(
             pixels, share, batch.classes, taught, batch.input_ids[text], batch.labels[text],
-            batch.letters, batch.counts, at,
+            batch.letters, batch.patches, batch.counts, at,
         )  # fmt: skip
 
     def learn(
@@ -82,32 +89,58 @@ class TowerPretraining(nn.Module):
         pixels: Tensor,
         share: Tensor,
         classes: Tensor,
-        taught: tuple[Tensor, Tensor] | None,
+        taught: tuple[Tensor, Tensor, Tensor] | None,
         input_ids: Tensor,
         labels: Tensor,
         letters: Tensor,
+        shown: Tensor,
         counts: Mapping[str, int],
         at: Mapping[str, Tensor],
     ) -> Tensor:
-        """The sum of all losses: of the reader, the letters, the classes, and the distance to the teacher.
+        """The sum of all losses: of the reader, the letters, the patches, the classes, and the distance to the teacher.
 
-        taught: the teacher's features and logits of the pictures with classes, which stand first.
+        taught: the teacher's maps and logits of the pictures with classes, which stand first.
         """
         patches = self.tower(pixels)
         loss = self.reader(patches[at["read"]], input_ids, labels)
         spelling = at["spelling"]
         if len(spelling):
             loss = loss + self.letters.loss(patches[spelling], letters[spelling])
-        pooled = self.norm(patches[: len(at["labelled"])].mean(1))
+        told = at["told"]
+        if len(told):
+            loss = loss + self.patch_loss(patches[told], shown[told])
+        photos = patches[: len(at["labelled"])]
+        pooled = self.norm(photos.mean(1))
         logits = self.head(pooled).float()
         own = self.class_loss(logits, share, classes, counts, at["partner"])
         if taught is None:
             return loss + own
-        features, wanted = taught
-        near = F.cosine_similarity(self.features_head(pooled).float(), features.float(), dim=1)
-        return (
-            loss + LABELS * own + self.distance(logits, wanted.float(), counts) + (1 - near).mean()
-        )
+        middle, last, wanted = taught
+        followed = self.distance(logits, wanted.float(), counts) + self.places(photos, middle, last)
+        return loss + LABELS * own + followed
+
+    def patch_loss(self, patches: Tensor, shown: Tensor) -> Tensor:
+        """Mean cross-entropy of what patches (b, p, d) show, shown (b, p)."""
+        found = self.shown(patches).float().flatten(0, 1)
+        return F.cross_entropy(found, shown.flatten(), self.shown_weights)
+
+    def places(self, photos: Tensor, middle: Tensor, last: Tensor) -> Tensor:
+        """How far the patches (b, p, d) are from the teacher's maps, each at its own resolution: the middle one by the
+        square of standardised features, the last by the cosine."""
+        grid = math.isqrt(photos.shape[1])
+        square = photos.transpose(1, 2).unflatten(2, (grid, grid))
+
+        def beside(target: Tensor) -> tuple[Tensor, Tensor]:
+            here = F.adaptive_avg_pool2d(square, (target.shape[2], target.shape[3]))
+            return here.flatten(2).transpose(1, 2), target.float().flatten(2).transpose(1, 2)
+
+        here, wanted = beside(middle)
+        mean, deviation = wanted.mean((0, 1)), wanted.std((0, 1), correction=0)
+        wanted = (wanted - mean) / (deviation + 1e-3)
+        apart = F.mse_loss(self.middle_head(here).float(), wanted)
+        here, wanted = beside(last)
+        near = F.cosine_similarity(self.features_head(here).float(), wanted, dim=2)
+        return apart + (1 - near).mean()
 
     def class_loss(
         self,
@@ -158,8 +191,9 @@ def _layout(
 ) -> dict[str, Tensor]:
     """Which rows and columns of a mixture's batches hold what: the same in every batch, so found once.
 
-    partner (labelled,): with whom each picture is blended; labelled: the rows with classes; read: the rows that the
-    reader reads; spelling: those that show a word; text: the columns behind the picture.
+    partner (labelled,): with whom each picture is blended; labelled: the rows with classes; read: those that the reader
+    reads; spelling: those that show a word; told: those whose patches are known; text: the columns behind the
+    picture.
     """
     partner, read, start = [], [], 0
     for name, count in batch.counts.items():
@@ -167,7 +201,10 @@ def _layout(
         blended = int(count * BLENDED) if name in columns else 0
         if name in columns:
             partner += rows[:blended][::-1] + rows[blended:]
-        read += rows[-max(1, round(count * READ)) :] if name in columns else rows
+        if name in columns:
+            read += rows[-max(1, round(count * READ)) :]
+        elif batch.letters[start, 0] < 0:
+            read += rows
         start += count
     labelled = sum(rows.stop - rows.start for rows, _ in parts(batch.counts, columns))
     ids = batch.input_ids[0].tolist()
@@ -176,6 +213,7 @@ def _layout(
         "partner": partner,
         "labelled": list(range(labelled)),
         "read": read,
+        "told": (batch.patches[:, 0] != UNKNOWN).nonzero().squeeze(1).tolist(),
         "spelling": (batch.letters[:, 0] >= 0).nonzero().squeeze(1).tolist(),
         "text": list(range(first, len(ids))),
     }
