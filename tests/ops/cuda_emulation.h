@@ -107,3 +107,8 @@ static inline void copy_async(void* to, const void* from) {
   std::memcpy(to, from, BYTES);
 }
 static inline void wait_for_copies() {}
+static inline int take_ticket(int* counter) { return (*counter)++; }
+static inline void tell(int* count, int value) { *count = value; }
+static inline void wait_until(const int* count, int value) {
+  if (*count < value) emulation::fail("a block waits for one that comes later");
+}

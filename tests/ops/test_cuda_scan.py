@@ -88,7 +88,9 @@ def test_half_precision(emulation, e, dtype, tolerance):
             Plan(128, 4, 2, 16, 8, 1, 0, 2, 1),
         ),  # for many channels
         (Plan(64, 2, 2, 16, 0, 0, 3, 1, 1), Plan(64, 4, 1, 16, 16, 0, 2, 1, 1)),
-        (Plan(32, 1, 1, 16, 0, 0, 2, 1, 1), Plan(32, 8, 2, 24, 8, 0, 0, 1, 1)),
+        (Plan(32, 1, 1, 16, 0, 0, 2, 1, 1), Plan(32, 8, 2, 24, 8, 0, 0, 1, 1, segments=2)),
+        (Plan(160, 8, 1, 64, 0, 0, 0, 1, 1), Plan(160, 8, 1, 16, 16, 0, 0, 1, 1)),
+        (Plan(160, 4, 1, 32, 0, 0, 0, 1, 1), Plan(96, 8, 1, 16, 8, 1, 0, 1, 1, segments=4)),
     ],
 )
 def test_any_division_of_the_work(emulation, monkeypatch, forward, backward):

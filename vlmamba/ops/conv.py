@@ -21,7 +21,7 @@ from vlmamba.ops.last_inputs import last_inputs
 from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
-BACKWARD_RUN, BACKWARD_BLOCK_E = 8, 128
+BACKWARD_RUN, BACKWARD_BLOCK_E = 4, 128
 # The backward pass gives a program up to RUNS runs, as long as there are so many programs.
 PROGRAMS, RUNS = 2048, 16
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
@@ -354,14 +354,13 @@ def _causal_conv1d_bwd_kernel(
         l, x_l, initial_e, initial_k, 2 * (K - 1), 2 * (K - 1), K, ACC,
     )  # fmt: skip
     resets = _resets(reset_ptr, start - 2 * (K - 1), l, 2 * (K - 1))
+    TWO: tl.constexpr = other_ptr is not None
+    grads_before = _gradients(grad_ptr, start - (K - 1), channel, e, l, grad_l, K - 1)
+    others_before = _gradients(other_ptr, start - (K - 1), channel, e, l, other_l, K - 1)
     last_xs, last_flags, last_gs = (), (), ()
     for i in tl.static_range(K - 1):
-        last_gs += (
-            _through(
-                grad_ptr, other_ptr, before, taps, bias, resets, i, start - (K - 1) + i, channel, e,
-                l, grad_l, other_l, K, SILU, ACC, PACKED,
-            ),
-        )  # fmt: skip
+        g = _through(grads_before, others_before, TWO, before, taps, bias, resets, i, K, SILU, ACC, PACKED)  # fmt: skip
+        last_gs += (g,)
         last_xs += (before[i + K - 1].to(ACC),)
         last_flags += (resets[i + K - 1],)
     for run in range(tl.minimum(each, runs - group * each)):
@@ -369,14 +368,14 @@ def _causal_conv1d_bwd_kernel(
         xs, flags, gs = last_xs, last_flags, last_gs
         new_xs = _inputs(x_ptr, None, first, channel, e, l, x_l, 0, 0, RUN, 0, K, ACC)
         new_flags = _resets(reset_ptr, first, l, RUN)
+        # All of the run's before its first store, which the compiler would not let later loads overtake.
+        grads = _gradients(grad_ptr, first, channel, e, l, grad_l, RUN)
+        others = _gradients(other_ptr, first, channel, e, l, other_l, RUN)
         for i in tl.static_range(RUN):
             xs += (new_xs[i].to(ACC),)
             flags += (new_flags[i],)
         for i in tl.static_range(RUN):
-            g = _through(
-                grad_ptr, other_ptr, xs, taps, bias, flags, i, first + i, channel, e,
-                l, grad_l, other_l, K, SILU, ACC, PACKED,
-            )  # fmt: skip
+            g = _through(grads, others, TWO, xs, taps, bias, flags, i, K, SILU, ACC, PACKED)
             gs += (g,)
             dbias += g
             sums = (dtaps[K - 1] + g * xs[i + K - 1],)
@@ -395,8 +394,12 @@ def _causal_conv1d_bwd_kernel(
             tl.store(dx_ptr + at * dx_l + channel, dx, mask=mask)
             if dinitial_ptr is not None:
                 if i < K - 1:
-                    to = dinitial_ptr + row * dinitial_b + channel * dinitial_e + i * dinitial_k
-                    tl.store(to, dx, mask=_exists(channel, e, first == 0))
+                    to = dinitial_ptr + row * dinitial_b + channel * dinitial_e
+                    tl.store(
+                        to + (first + i) * dinitial_k,
+                        dx,
+                        mask=_exists(channel, e, first + i < K - 1),
+                    )
         last_xs, last_flags, last_gs = (), (), ()
         for i in tl.static_range(K - 1):
             last_xs += (xs[RUN + i],)
@@ -409,15 +412,26 @@ def _causal_conv1d_bwd_kernel(
 
 
 @triton.jit
+def _gradients(grad_ptr, first, channel, e, l, grad_l, COUNT: tl.constexpr):
+    """The gradients of the outputs at COUNT positions from `first` on, 0 outside the sequence; none of no tensor."""
+    rows = ()
+    if grad_ptr is not None:
+        grad_ptr += first * grad_l
+        for i in tl.static_range(COUNT):
+            mask = _exists(channel, e, (first + i >= 0) & (first + i < l))
+            rows += (tl.load(grad_ptr + (i * grad_l + channel), mask=mask, other=0.0),)
+    return rows
+
+
+@triton.jit
 def _through(
-    grad_ptr, other_ptr, xs, taps, bias, flags, i: tl.constexpr, at, channel, e,
-    l, grad_l, other_l, K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr, PACKED: tl.constexpr,
+    grads, others, TWO: tl.constexpr, xs, taps, bias, flags, i: tl.constexpr,
+    K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr, PACKED: tl.constexpr,
 ):  # fmt: skip
-    """The gradient of the output at position `at`, which sees xs[i] .. xs[i + K - 1], before its activation."""
-    mask = _exists(channel, e, (at >= 0) & (at < l))
-    g = tl.load(grad_ptr + at * grad_l + channel, mask=mask, other=0.0).to(ACC)
-    if other_ptr is not None:
-        g += tl.load(other_ptr + at * other_l + channel, mask=mask, other=0.0).to(ACC)
+    """The gradient of output i, which sees xs[i] .. xs[i + K - 1], before its activation."""
+    g = grads[i].to(ACC)
+    if TWO:
+        g += others[i].to(ACC)
     if SILU:
         out = _convolve(xs, taps, bias, flags, i, K, ACC, PACKED)
         gate = _gate(out)

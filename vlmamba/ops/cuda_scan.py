@@ -156,23 +156,30 @@ def backward(
 
     du, ddt = new(b, l, e, dtype=u.dtype), new(b, l, e, dtype=u.dtype)
     dz = None if inputs.z is None else _room_beside(inputs.z)
-    dBC, dA = new(blocks, b, l, 2, n), new(b, e, n)
-    dD = None if inputs.D is None else new(b, e)
-    dbias = None if inputs.dt_bias is None else new(b, e)
+    rows = plan.segments * b
+    dBC, dA = new(blocks, b, l, 2, n), new(rows, e, n)
+    dD = None if inputs.D is None else new(rows, e)
+    dbias = None if inputs.dt_bias is None else new(rows, e)
+    carried = progress = None
+    if plan.segments > 1:
+        carried = new(b, blocks, plan.threads, plan.cpt, _padded(n) // plan.lanes)
+        progress = torch.zeros(1 + b * blocks, dtype=torch.int32, device=u.device)
     dinitial = None if inputs.initial_state is None else new(b, e, n)
     shared_bytes = _backward_shared_bytes(plan, _padded(n), dz is not None, u.element_size())
     defines = (
         *_defines(inputs, plan, (grad_y,)),
-        ("TILE", plan.tile), ("CHUNK", plan.chunk), ("KEEP", plan.keep), ("SHARED_BYTES", shared_bytes),
+        ("TILE", plan.tile), ("CHUNK", plan.chunk), ("KEEP", plan.keep), ("SEGMENTS", plan.segments),
+        ("SHARED_BYTES", shared_bytes),
     )  # fmt: skip
     if b * blocks:
         kernel(
             _source("backward"), "selective_scan_bwd", defines, u.get_device(), shared_bytes
         ).launch(
-            b * blocks, plan.threads, shared_bytes,
+            rows * blocks, plan.threads, shared_bytes,
             _arguments(
                 inputs, saved=saved, grad_y=grad_y, grad_last=grad_last, du=du, ddt=ddt, dz=dz,
-                dBC=dBC, dA=dA, dD=dD, dbias=dbias, dinitial=dinitial, blocks=blocks, chunks=saved.shape[1],
+                dBC=dBC, dA=dA, dD=dD, dbias=dbias, dinitial=dinitial, carried=carried, progress=progress,
+                blocks=blocks, chunks=saved.shape[1],
             ),
         )  # fmt: skip
     totals = _sums([t for t in (dBC, dA, dD, dbias) if t is not None], u.dtype)
@@ -259,7 +266,7 @@ def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int
     warps, groups = plan.threads // 32, 32 // plan.lanes
     pitch = plan.channels + groups * plan.cpt
     starts = plan.tile // plan.chunk * plan.threads * plan.cpt * npad // plan.lanes
-    sums = warps * 2 * npad * (64 // npad * groups + plan.tile)
+    sums = warps * 2 * npad * (2 * (64 // npad) * groups + plan.tile)
     rows = 2 * npad + (5 + has_z) * plan.channels + (2 + has_z) * pitch
     raw = (3 + has_z) * plan.tile * plan.channels * element_size
     bytes_in_all = 4 * (starts + sums + plan.tile * rows) + raw + plan.tile
@@ -281,7 +288,8 @@ class _Arguments(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (
             "u", "dt", "B", "C", "z", "A", "D", "dt_bias", "initial_state", "reset", "y", "last", "saved",
-            "grad_y", "grad_last", "du", "ddt", "dz", "dBC", "dA", "dD", "dbias", "dinitial",
+            "grad_y", "grad_last", "du", "ddt", "dz", "dBC", "dA", "dD", "dbias", "dinitial", "carried",
+            "progress",
         )),
         *((f"{name}_b", ctypes.c_int64) for name in _STRIDED),  # in elements
         *((f"{name}_l", ctypes.c_int32) for name in _STRIDED),  # in bytes

@@ -6,7 +6,8 @@
 //      channels (for dB, dC) go through shared memory, RUN positions at a time
 //   3. as in 1: the gradients of u, dt and z; the sums over the block's warps, one partial a block, without atomics
 // The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: TILE, CHUNK,
-// BLOCKS, and KEEP: whether decays stay in registers too, or are computed a second time for more warps.
+// BLOCKS, KEEP: whether decays stay in registers too, or are computed a second time for more warps; and
+// SEGMENTS: the blocks that walk a sequence one after the other, so that the last blocks to start are short ones.
 
 #define EACH ((TILE + ROWS - 1) / ROWS)
 #define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC)
@@ -15,6 +16,10 @@
 #define GROUPS (32 / LANES) // of lanes a warp, each with CPT channels
 #define QUADS (NPAD / 2)    // fours of dB and dC values a position
 #define RUN (32 / QUADS)
+#define BUFFERS 2 // so that one can be summed while the next is filled
+struct Operands {
+  float step[2 * CPT], dy[CPT], BC[2 * STATES];
+};
 
 struct Element {
   float delta, u, dyg, slope, dgate; // slope: of softplus; dgate: dz over the ungated y
@@ -47,7 +52,7 @@ enum { DX, DDELTA, Y };
 struct alignas(16) Shared {
   float states[CHUNKS][CPT][THREADS * STATES]; // every thread's: fetched for the tile, then at its chunks' starts
   float bc[TILE][2 * NPAD];             // of each lane: B, then C
-  float across[WARPS][RUN][GROUPS][2 * NPAD], dbc[WARPS][TILE][2 * NPAD];
+  float across[WARPS][BUFFERS][RUN][GROUPS][2 * NPAD], dbc[WARPS][TILE][2 * NPAD];
   float steps[TILE][2 * CH];           // delta and delta * u of a channel side by side
   float elements[3 + HAS_Z][TILE][CH]; // of `Element`: DYG, SLOPE, U, DGATE
   float found[2 + HAS_Z][TILE][CHP];   // sums over states: DX, DDELTA, Y
@@ -59,8 +64,19 @@ static_assert(sizeof(Shared) == SHARED_BYTES, "the launch asks for another amoun
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd(const Arguments a) {
   extern __shared__ float4 memory[];
   Shared& m = *(Shared*)memory;
-  int tid = threadIdx.x, block = blockIdx.x % a.blocks, lane = tid % LANES, warp = tid / 32;
-  i64 row = blockIdx.x / a.blocks;
+  int tid = threadIdx.x, lane = tid % LANES, warp = tid / 32;
+#if SEGMENTS > 1
+  // In the order in which blocks start, so that a block never waits for one that has not started.
+  __shared__ int ticket;
+  if (!tid) ticket = take_ticket(a.progress);
+  __syncthreads();
+  int units = a.b * a.blocks, unit = ticket % units, before_it = ticket / units;
+#else
+  int unit = blockIdx.x, before_it = 0;
+#endif
+  int block = unit % a.blocks, segment = SEGMENTS - 1 - before_it, tiles = (a.chunks + SEGMENTS - 1) / SEGMENTS;
+  int first_tile = segment * tiles, end_tile = within(first_tile + tiles, a.chunks + 1);
+  i64 row = unit / a.blocks;
   int pair_index = tid % PAIRS, at = tid / PAIRS, c = block * CH + 2 * pair_index;
   int real = a.e - c, c0 = within(c, a.e) & (VEC ? ~1 : ~0), next = within(c + 1, a.e) - c0;
   const number *u_at = a.u + row * a.u_b + c0, *dt_at = a.dt + row * a.dt_b + c0;
@@ -117,8 +133,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
     if (HAS_RESET) raw_reset = start + tid % TILE < a.l && a.reset[row * a.l + start + tid % TILE];
   };
 
-  if (a.chunks) fetch(a.chunks - 1);
-  for (int tile = a.chunks - 1; tile >= 0; tile--) {
+  if (end_tile > first_tile) fetch(end_tile - 1);
+#if SEGMENTS > 1
+  float* carried = a.carried + ((i64)unit * THREADS + tid) * CPT * STATES;
+  if (before_it) {
+    if (!tid) wait_until(a.progress + 1 + unit, before_it);
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < CPT; k++)
+#pragma unroll
+      for (int s = 0; s < STATES; s++) g[k][s] = carried[k * STATES + s];
+  }
+#endif
+  for (int tile = end_tile - 1; tile >= first_tile; tile--) {
     int start = tile * TILE;
     wait_for_copies();
     __syncthreads();
@@ -148,7 +175,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
         put_group(m.bc[at_bc + i * ROWS_BC], j, raw_bc[i], bc_real);
     if (HAS_RESET && tid < TILE) m.resets[tid] = raw_reset;
     __syncthreads();
-    if (tile) fetch(tile - 1);
+    if (tile > first_tile) fetch(tile - 1);
 
     for (int chunk = 0; chunk < CHUNKS - 1; chunk++) {
 #pragma unroll
@@ -193,55 +220,69 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
             h[k][s] = fmaf(d, h[k][s], step[2 * k + 1] * B[s]);
           }
       }
+      auto operands = [&](int t) {
+        Operands x;
+        take<2 * CPT>(x.step, &m.steps[base + t][2 * local]);
+        take<CPT>(x.dy, &m.elements[DYG][base + t][local]);
+        take<2 * STATES>(x.BC, &m.bc[base + t][2 * state]);
+        return x;
+      };
+      Operands ahead = operands(CHUNK - 1);
+      float y_part[LANES], dx_part[LANES], dd_part[LANES], spread[STEPS < RUN ? RUN / STEPS : 1][3];
 #pragma unroll
-      for (int first_t = CHUNK - STEPS; first_t >= 0; first_t -= STEPS) {
-        float y_part[LANES], dx_part[LANES], dd_part[LANES];
+      for (int t = CHUNK - 1; t >= 0; t--) {
+        // Asked for before this position's stores, which the compiler would not let later loads overtake.
+        Operands now = ahead;
+        if (t) ahead = operands(t - 1);
+        int r = t % RUN, j = t % STEPS;
+        float dB[STATES], dC[STATES];
 #pragma unroll
-        for (int j = STEPS - 1; j >= 0; j--) {
-          int t = first_t + j;
-          float step[2 * CPT], BC[2 * STATES], dy[CPT], dB[STATES], dC[STATES];
-          take<2 * CPT>(step, &m.steps[base + t][2 * local]);
-          take<CPT>(dy, &m.elements[DYG][base + t][local]);
-          take<2 * STATES>(BC, &m.bc[base + t][2 * state]);
+        for (int k = 0; k < CPT; k++) {
+          float y = 0, x = 0, dd = 0;
 #pragma unroll
-          for (int k = 0; k < CPT; k++) {
-            float y = 0, x = 0, dd = 0;
-#pragma unroll
-            for (int s = 0; s < STATES; s++) {
-              y = fmaf(h[k][s], BC[STATES + s], y);
-              dC[s] = k ? fmaf(h[k][s], dy[k], dC[s]) : h[k][s] * dy[k];
-              g[k][s] = fmaf(dy[k], BC[STATES + s], g[k][s]);
-              dB[s] = k ? fmaf(g[k][s], step[2 * k + 1], dB[s]) : g[k][s] * step[2 * k + 1];
-              x = fmaf(g[k][s], BC[s], x);
-              float d = KEEP ? decays[t][k][s] : decay(step[2 * k] * A2[k][s], s);
-              if (!KEEP && HAS_RESET && m.resets[base + t]) d = 0.0f;
-              g[k][s] *= d;
-              float through = g[k][s] * before[t][k][s];
-              dA[k][s] = fmaf(through, step[2 * k], dA[k][s]);
-              dd = fmaf(through, A2[k][s], dd);
-              h[k][s] = before[t][k][s];
-            }
-            y_part[j * CPT + k] = y, dx_part[j * CPT + k] = x, dd_part[j * CPT + k] = dd;
+          for (int s = 0; s < STATES; s++) {
+            y = fmaf(h[k][s], now.BC[STATES + s], y);
+            dC[s] = k ? fmaf(h[k][s], now.dy[k], dC[s]) : h[k][s] * now.dy[k];
+            g[k][s] = fmaf(now.dy[k], now.BC[STATES + s], g[k][s]);
+            dB[s] = k ? fmaf(g[k][s], now.step[2 * k + 1], dB[s]) : g[k][s] * now.step[2 * k + 1];
+            x = fmaf(g[k][s], now.BC[s], x);
+            float d = KEEP ? decays[t][k][s] : decay(now.step[2 * k] * A2[k][s], s);
+            if (!KEEP && HAS_RESET && m.resets[base + t]) d = 0.0f;
+            g[k][s] *= d;
+            float through = g[k][s] * before[t][k][s];
+            dA[k][s] = fmaf(through, now.step[2 * k], dA[k][s]);
+            dd = fmaf(through, A2[k][s], dd);
+            h[k][s] = before[t][k][s];
           }
-          put<STATES>(&m.across[warp][t % RUN][group][odd * NPAD + state], dB);
-          put<STATES>(&m.across[warp][t % RUN][group][(1 - odd) * NPAD + state], dC);
-          if (t % RUN == 0) {
-            __syncwarp();
-            int r = tid % 32 / QUADS, quad = tid % QUADS * 4, flip = quad ^ NPAD;
-            float4 sum = *(const float4*)&m.across[warp][r][0][quad];
-#pragma unroll
-            for (int i = 1; i < GROUPS; i++) {
-              float4 more = *(const float4*)&m.across[warp][r][i][i & 1 ? flip : quad];
-              sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
-            }
-            *(float4*)&m.dbc[warp][base + t + r][quad] = sum;
-            __syncwarp();
-          }
+          y_part[j * CPT + k] = y, dx_part[j * CPT + k] = x, dd_part[j * CPT + k] = dd;
         }
-        int t = base + first_t + lane / CPT, ch = local + lane % CPT;
-        if (HAS_Z) m.found[Y][t][ch] = spread_sum(y_part, lane);
-        m.found[DX][t][ch] = spread_sum(dx_part, lane);
-        m.found[DDELTA][t][ch] = spread_sum(dd_part, lane);
+        if (j == 0) {
+          int i = STEPS < RUN ? r / STEPS : 0;
+          if (HAS_Z) spread[i][Y] = spread_sum(y_part, lane);
+          spread[i][DX] = spread_sum(dx_part, lane);
+          spread[i][DDELTA] = spread_sum(dd_part, lane);
+        }
+        if (t % (STEPS < RUN ? RUN : STEPS) == 0)
+#pragma unroll
+          for (int i = 0; i < (STEPS < RUN ? RUN / STEPS : 1); i++)
+#pragma unroll
+            for (int which = 0; which < 2 + HAS_Z; which++)
+              m.found[which][base + t + i * STEPS + lane / CPT][local + lane % CPT] = spread[i][which];
+        int buffer = t / RUN % BUFFERS;
+        put<STATES>(&m.across[warp][buffer][r][group][odd * NPAD + state], dB);
+        put<STATES>(&m.across[warp][buffer][r][group][(1 - odd) * NPAD + state], dC);
+        if (r == 0) {
+          __syncwarp();
+          int q = tid % 32 / QUADS, quad = tid % QUADS * 4, flip = quad ^ NPAD;
+          float4 sum = *(const float4*)&m.across[warp][buffer][q][0][quad];
+#pragma unroll
+          for (int i = 1; i < GROUPS; i++) {
+            float4 more = *(const float4*)&m.across[warp][buffer][q][i][i & 1 ? flip : quad];
+            sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
+          }
+          *(float4*)&m.dbc[warp][base + t + q][quad] = sum;
+          if (CHUNK / RUN % BUFFERS) __syncwarp();
+        }
       }
     }
     __syncthreads();
@@ -288,21 +329,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
 #pragma unroll
     for (int s = 0; s < STATES; s++)
       if (channel + k < a.e && state + s < a.n) {
-        i64 i = (row * a.e + channel + k) * a.n + state + s;
-        a.dA[i] = dA[k][s];
-        if (a.dinitial) a.dinitial[i] = g[k][s];
+        i64 i = (i64)(channel + k) * a.n + state + s;
+        a.dA[(segment * a.b + row) * a.e * a.n + i] = dA[k][s];
+        if (a.dinitial && !segment) a.dinitial[row * a.e * a.n + i] = g[k][s];
       }
+#if SEGMENTS > 1
+  if (segment)
+#pragma unroll
+    for (int k = 0; k < CPT; k++)
+#pragma unroll
+      for (int s = 0; s < STATES; s++) carried[k * STATES + s] = g[k][s];
+#endif
   // The sums over positions that the sharers of a pair of channels hold, added in a fixed order.
   __syncthreads();
-  float4* shares = (float4*)&m.across[0][0][0][0];
+  float4* shares = (float4*)&m.across[0][0][0][0][0];
   shares[tid] = make_float4(dD0, dD1, dbias0, dbias1);
   __syncthreads();
+#if SEGMENTS > 1
+  if (segment && !tid) tell(a.progress + 1 + unit, before_it + 1);
+#endif
   if (tid < PAIRS) {
     for (int i = 1; i < ROWS; i++) {
       float4 more = shares[tid + i * PAIRS];
       dD0 += more.x, dD1 += more.y, dbias0 += more.z, dbias1 += more.w;
     }
-    i64 to = row * a.e + c;
+    i64 to = (segment * a.b + row) * a.e + c;
     if (a.dD && real > 0) a.dD[to] = dD0;
     if (a.dD && real > 1) a.dD[to + 1] = dD1;
     if (a.dbias && real > 0) a.dbias[to] = dbias0;

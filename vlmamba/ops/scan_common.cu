@@ -16,6 +16,7 @@
 #define WARPS (THREADS / 32)
 #define ROWS_BC (THREADS * BCW / (2 * NPAD)) // positions that they cover, BCW values of B or C each
 #define CHP (CH + CHW)                // a row's pitch: the rows of a warp's stores fall on different banks
+static_assert(THREADS * BCW % (2 * NPAD) == 0, "every thread must bring the same states of B and C in all positions");
 // Whether a thread's position lies within `size`, where the threads' positions are `step` apart and start below it.
 #define INSIDE(t, size, step) ((size) % (step) == 0 || (t) < (size))
 #define LOG2E 1.4426950408889634f
@@ -66,6 +67,20 @@ template <int BYTES>
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
   unsigned int to = (unsigned int)__cvta_generic_to_shared(shared);
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(global), "n"(BYTES) : "memory");
+}
+// Between blocks: the next number, and a count that a block raises when it is done, for which another waits.
+__device__ __forceinline__ int take_ticket(int* counter) {
+  int ticket;
+  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;" : "=r"(ticket) : "l"(counter) : "memory");
+  return ticket;
+}
+__device__ __forceinline__ void tell(int* count, int value) {
+  asm volatile("fence.acq_rel.gpu;\nst.relaxed.gpu.global.s32 [%0], %1;" ::"l"(count), "r"(value) : "memory");
+}
+__device__ __forceinline__ void wait_until(const int* count, int value) {
+  int found;
+  do asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(found) : "l"(count) : "memory");
+  while (found < value);
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 #endif
@@ -229,7 +244,9 @@ struct Arguments {
   const float* grad_last;                 // (b, e, n)
   number *du, *ddt, *dz;                  // (b, l, e), but for dz's pitch
   float *dBC;                             // (blocks, b, l, 2, n)
-  float *dA, *dD, *dbias, *dinitial;      // (b, e, n), (b, e), (b, e), (b, e, n)
+  float *dA, *dD, *dbias, *dinitial;      // (segments, b, e, n), twice (segments, b, e), (b, e, n)
+  float *carried;                         // (b * blocks, THREADS, CPT * STATES): between a sequence's segments
+  int *progress;                          // (1 + b * blocks): blocks begun; segments done
   i64 u_b, dt_b, B_b, C_b, z_b, grad_y_b;
   int u_l, dt_l, B_l, C_l, z_l, grad_y_l;     // in bytes
   int b, l, e, n, blocks, chunks, dz_pitch; // dz_pitch: between dz's positions, in elements

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 # A multiprocessor with w warps of one plan takes about as long as w + IDLE_WARPS busy ones would:
 # the fewer warps it has, the longer it waits for memory and for the special-function units.
-IDLE_WARPS = 5
+IDLE_WARPS = 6
 
 
 class Plan(NamedTuple):
@@ -19,7 +19,8 @@ class Plan(NamedTuple):
     keep: int  # 1 where the backward pass keeps decays in registers too, 0 where it computes them twice
     npoly: int  # of a lane's states, how many exponentials are polynomials
     blocks: int  # a multiprocessor: how many the compiler must leave registers for
-    work: float  # a warp and position: about the instructions, as far as measurements agree
+    work: float  # a warp and position: what measurements give, in units of its own
+    segments: int = 1  # of a sequence, which blocks of the backward pass walk one after the other
 
     @property
     def channels(self) -> int:
@@ -27,16 +28,20 @@ class Plan(NamedTuple):
 
 
 FORWARD = (
-    Plan(threads=128, lanes=2, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=68),
-    Plan(threads=128, lanes=4, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=6, work=37),
-    Plan(threads=128, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=6, work=22),
+    Plan(threads=128, lanes=2, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=112),
+    Plan(threads=160, lanes=4, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=4, work=66),
+    Plan(threads=160, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=4, work=37),
+    Plan(threads=160, lanes=8, cpt=1, tile=64, chunk=0, keep=0, npoly=0, blocks=2, work=34),
 )
 BACKWARD = (
-    Plan(threads=128, lanes=4, cpt=2, tile=16, chunk=8, keep=1, npoly=0, blocks=2, work=227),
-    Plan(threads=128, lanes=8, cpt=2, tile=16, chunk=16, keep=0, npoly=0, blocks=3, work=138),
+    Plan(threads=128, lanes=4, cpt=2, tile=16, chunk=8, keep=1, npoly=0, blocks=2, work=260),
+    Plan(threads=128, lanes=8, cpt=2, tile=16, chunk=16, keep=0, npoly=0, blocks=3, work=158),
+    Plan(threads=160, lanes=8, cpt=1, tile=16, chunk=16, keep=0, npoly=0, blocks=2, work=113),
 )
 # More than 16 states.
-WIDE_FORWARD = FORWARD[-1:]
+WIDE_FORWARD = (
+    Plan(threads=128, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=6, work=22),
+)
 WIDE_BACKWARD = (
     Plan(threads=128, lanes=8, cpt=1, tile=16, chunk=8, keep=0, npoly=0, blocks=2, work=65),
 )
@@ -55,9 +60,12 @@ def _fastest(plans: tuple[Plan, ...], rows: int, channels: int, multiprocessors:
     """The plan whose busiest multiprocessor is done first."""
 
     def duration(plan: Plan) -> float:
-        blocks = -(-rows * -(-channels // plan.channels) // multiprocessors)
+        units = rows * -(-channels // plan.channels)
+        # Segments wait for each other where all units run at once.
+        segments = plan.segments if units > plan.blocks * multiprocessors else 1
+        blocks = -(-units * segments // multiprocessors)
         full, rest = divmod(blocks, plan.blocks)
         rounds = [plan.blocks] * full + [rest] * (rest > 0)
-        return sum(plan.work * (r * plan.threads // 32 + IDLE_WARPS) for r in rounds)
+        return sum(plan.work * (r * plan.threads // 32 + IDLE_WARPS) for r in rounds) / segments
 
     return min(plans, key=duration)
