@@ -10,6 +10,7 @@ from PIL import Image
 from vlmamba.data.boxes import SCATTER_CLAIMS, TOWER_CLAIMS, BoxPictures, Item
 from vlmamba.data.near_duplicates import without_near_duplicates
 from vlmamba.data.packs import Pack, open_pack
+from vlmamba.data.patch_classes import NO_THING
 from vlmamba.data.photos import colour_of, place_of
 from vlmamba.data.scenes import HELD_OUT, Scene, Scenes, Stamp, plural, stamps
 
@@ -74,6 +75,23 @@ def test_a_scene_is_the_same_every_time(pack):
         assert scene.picture.tobytes() == again.picture.tobytes()
         assert told == told_again
         assert all(question and answer for question, answer in told)
+
+
+def test_varied_stamps_differ_and_their_patches_say_where_they_are(pack):
+    red = Stamp("cow", "animal", pack.encoded(7))
+    plain, varied = (Scenes((red,), (), 64, varied=varied) for varied in (False, True))
+    seen = set()
+    for index in range(12):
+        scene, _ = varied.single(random.Random(index))
+        shown = scene.patches - NO_THING
+        assert (shown == 4).sum() == 1
+        assert set(np.unique(shown)) <= {0, 3, 4}
+        row, column = np.argwhere(shown == 4)[0]
+        middle = np.asarray(scene.picture)[row * 8 + 4, column * 8 + 4]
+        seen.add(tuple(middle.tolist()))
+        same, _ = plain.single(random.Random(index))
+        assert (same.patches - NO_THING == 4).sum() == 1
+    assert len(seen) > 6
 
 
 def test_plurals():

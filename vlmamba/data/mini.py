@@ -290,7 +290,7 @@ def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
         found.append(truth_source(nlvr[0], 1, size))
     if tux := sets.get("tuxpaint"):
         learnt, _ = stamps(tux[0])
-        scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed)
+        scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed, varied=True)
         found.append(scenes_source(scenes, counts.scenes, 10))
     found.append(easy_vqa_source(2))
     found.append(drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 3))

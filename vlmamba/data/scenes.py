@@ -83,13 +83,17 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index."""
+    """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index.
+
+    varied: stamps are turned and tinted, since a few hundred of them have to stand for their kinds.
+    """
 
     stamps: tuple[Stamp, ...]
     grounds: tuple[bytes, ...]
     size: int
     seed: int = 0
     grid: int = 8  # patches a side
+    varied: bool = False
 
     def draw(self, index: int) -> tuple[Scene, Dialogue]:
         rng = random.Random(f"{self.seed}/{index}/scene")
@@ -147,7 +151,7 @@ class Scenes:
         scene, one, other, relation = self._paired(rng)
         if rng.random() < 0.5:
             one, other, relation = other, one, OPPOSITE[relation]
-        a, b = (one.name, other.name) if rng.random() < 0.5 else (one.kind, other.kind)
+        a, b = (one.name, other.name) if rng.random() < 0.35 else (one.kind, other.kind)
         first, second = rng.sample((relation, OPPOSITE[relation]), 2)
         either = rng.choice(EITHER).format(a=a, b=b, one=first, other=second)
         asked = relation if rng.random() < 0.5 else OPPOSITE[relation]
@@ -218,6 +222,8 @@ class Scenes:
             )
             if rng.random() < 0.5:
                 small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            if self.varied:
+                small = _varied(small, rng)
             at = round(x * self.size - small.width / 2), round(y * self.size - small.height / 2)
             canvas.paste(small, at, small)
             kind = 1 + KIND_NAMES.index(stamp.kind)
@@ -237,6 +243,15 @@ class Scenes:
 @lru_cache(maxsize=4096)
 def _decoded(encoded: bytes) -> Image.Image:
     return Image.open(io.BytesIO(encoded)).convert("RGBA")
+
+
+def _varied(cutout: Image.Image, rng: random.Random) -> Image.Image:
+    """Turned by up to 20 degrees, its colours multiplied by up to a third more or less."""
+    turned = cutout.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
+    light = rng.uniform(0.75, 1.25)
+    factors = [light * rng.uniform(0.85, 1.15) for _ in range(3)]
+    table = [min(255, round(value * factor)) for factor in factors for value in range(256)]
+    return turned.point([*table, *range(256)])
 
 
 def _opaque(cutout: Image.Image) -> Image.Image:
