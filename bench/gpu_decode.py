@@ -15,22 +15,30 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from record import circumstances
+from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from torch import Tensor
 
 from vlmamba.config import ConnectorConfig, ModelConfig
 from vlmamba.engine import Sampling, generate
 from vlmamba.engine.forward import decode, embed, prefill
-from vlmamba.engine.graphs import Graphs, graphs_of
-from vlmamba.measure.timing import copy_bytes_per_s, matmul_flops_per_s
+from vlmamba.engine.graphs import graphs_of
+from vlmamba.measure.timing import copy_bytes_per_s, matmul_flops_per_s, median_ms
 from vlmamba.model import VLMamba
+from vlmamba.processing import ImageSettings, Processor
 from vlmamba.recipes import MAMBA_2_8B, SIGLIP_SO400M
+from vlmamba.template import IMAGE_TOKEN
+from vlmamba.vlm import VLM
 
 SEED = 0
+GPU = torch.device("cuda")
 BATCHES = (1, 8, 64)
 PREFILLS = ((1, 800), (8, 800), (1, 2048))
 QUESTION = 24  # tokens
@@ -48,26 +56,10 @@ def paper_model() -> VLMamba:
     return model.eval().requires_grad_(False)
 
 
-def median_ms(run: Callable[[], object], rounds: int = 7, repeats: int = 1) -> float:
-    """Wall time with the device idle before and after, the median of `rounds`."""
-    run()
-    run()
-    taken = []
-    for _ in range(rounds):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(repeats):
-            run()
-        torch.cuda.synchronize()
-        taken.append(1e3 * (time.perf_counter() - start) / repeats)
-    return statistics.median(taken)
-
-
 def ceilings() -> dict[str, float]:
-    device = torch.device("cuda")
     return {
-        "copy_tb_per_s": copy_bytes_per_s(device) / 1e12,
-        "matmul_tflop_per_s": matmul_flops_per_s(device) / 1e12,
+        "copy_tb_per_s": copy_bytes_per_s(GPU) / 1e12,
+        "matmul_tflop_per_s": matmul_flops_per_s(GPU) / 1e12,
     }
 
 
@@ -104,14 +96,14 @@ def time_decoding(
     found = {
         "batch": b,
         "engine_ms": statistics.median(answer() for _ in range(5)),
-        "replay_ms": median_ms(lane.step, repeats=50),
+        "replay_ms": median_ms(lane.step, GPU, 200),
         "bytes": moved,
         "floor_ms": moved / limits["copy_tb_per_s"] / 1e9,
     }
     graphs.lanes.give_back(lane)
     if modules:
         tokens = some_tokens(b, 1)[:, 0]
-        found["modules_ms"] = median_ms(lambda: decode(model, tokens, state), rounds=3, repeats=3)
+        found["modules_ms"] = median_ms(lambda: decode(model, tokens, state), GPU, 9)
     found["tokens_per_s"] = 1e3 * b / found["engine_ms"]
     return found
 
@@ -121,9 +113,10 @@ def time_prefill(
 ) -> dict[str, Any]:
     """ms until the logits after the last position stand on the device."""
     embeds = model.model.language_model.embeddings(some_tokens(b, l))
-    mask = torch.ones(b, l, dtype=torch.bool, device="cuda")
+    mask = torch.ones(b, l, dtype=torch.bool)  # counted on the CPU
     graphs = graphs_of(model)
     state = model.allocate_state(b)
+    read = partial(prefill, model, embeds, mask, state, graphs=graphs)
     projections = [
         p
         for n, p in model.model.language_model.layers.named_parameters()
@@ -133,51 +126,82 @@ def time_prefill(
     found = {
         "batch": b,
         "length": l,
-        "engine_ms": median_ms(lambda: prefill(model, embeds, mask, state, graphs=graphs)),
+        "engine_ms": median_ms(read, GPU, 15),
         "flop": flop,
         "floor_ms": flop / limits["matmul_tflop_per_s"] / 1e9,
     }
     if modules:
-        found["modules_ms"] = median_ms(lambda: prefill(model, embeds, mask, state), rounds=3)
+        found["modules_ms"] = median_ms(lambda: prefill(model, embeds, mask, state), GPU, 3)
     return found
 
 
-def first_token(model: VLMamba, pixels: Tensor, question: Tensor, graphs: Graphs | None) -> float:
-    """As `VLM.stream` goes: the picture into a state, the question after it, the first token to the host; in ms."""
+def words_processor(model: VLMamba) -> Processor:
+    """A processor whose tokenizer knows one word, so that a question of so many words is so many tokens."""
+    image_token = model.config.image_token_id
+    special = {"<|endoftext|>": 0, "<|padding|>": 1, IMAGE_TOKEN: image_token}
+    tokenizer = Tokenizer(models.WordLevel({**special, "word": 2}, unk_token="word"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer.add_special_tokens([AddedToken(name, special=True) for name in special])
+    vision = model.config.vision
+    settings = ImageSettings.for_tower(vision)
+    return Processor(tokenizer, settings, vision.num_patches, image_token_id=image_token)
+
+
+def picture_in_one_pass(model: VLMamba, pixels: Tensor, ids: Tensor) -> float:
+    """ms from pixels on the device to the first token on the host, picture and question read as one prompt."""
     torch.cuda.synchronize()
     start = time.perf_counter()
-    ids = torch.full((1, pixels.shape[0] * model.config.vision.num_patches + 4), 5, device="cuda")
-    ids[:, 2:-2] = model.config.image_token_id
-    state = model.allocate_state(1)
-    embeds = embed(model, ids, pixels, graphs=graphs)
-    if graphs is not None:
-        graphs.read(embeds, None, state)
-    else:
-        model.model.language_model(embeds, state=state)
-    generation = generate(model, question, state=state, sampling=Sampling(2))
+    generation = generate(model, ids, pixels, sampling=Sampling(2))
     next(generation)
     taken = 1e3 * (time.perf_counter() - start)
     generation.close()
     return taken
 
 
-def time_first_token(model: VLMamba) -> dict[str, Any]:
-    size = model.config.vision.image_size
-    pixels, question = torch.randn(1, 3, size, size, device="cuda"), some_tokens(1, QUESTION)
+def time_first_token(model: VLMamba, modules: bool) -> dict[str, Any]:
+    """ms from a photograph in memory to the first token, as `VLM.answer` itself says, and where they go."""
+    processor = words_processor(model)
+    vlm = VLM(model, processor)
+    photograph = Image.fromarray(
+        np.random.default_rng(SEED).integers(0, 256, (480, 640, 3), dtype=np.uint8)
+    )
+    question = "word " * (QUESTION - len(processor.continue_ids("word")) + 1)
     graphs = graphs_of(model)
     assert graphs is not None
-    look = median_ms(lambda: graphs.image_embeds(pixels))
-    taken = [first_token(model, pixels, question, graphs) for _ in range(13)][4:]
-    embeds = model.model.language_model.embeddings(question)
+    pixels = processor.pixel_values([photograph]).to(GPU)
+    embeddings = model.model.language_model.embeddings
+    prefix, rest = (
+        torch.tensor([ids]) for ids in (processor.prefix_ids(1), processor.continue_ids(question))
+    )
     state = model.allocate_state(1)
-    read = median_ms(lambda: graphs.read(embeds, None, state))
-    return {
-        "question_tokens": QUESTION,
-        "engine_ms": statistics.median(taken),
-        "question_ms": read,
-        "tower_and_connector_ms": look,
-        "tower_and_connector_modules_ms": median_ms(lambda: model.model.image_embeds(pixels)),
+    embeds, asked = embed(model, prefix, pixels, graphs=graphs), embeddings(rest.to(GPU))
+    whole = torch.cat([prefix, rest], 1)
+
+    def answer() -> float:
+        return 1e3 * vlm.answer(photograph, question, Sampling(2)).timings.first_token_s
+
+    def prepare() -> float:
+        start = time.perf_counter()
+        processor.pixel_values([photograph])
+        return 1e3 * (time.perf_counter() - start)
+
+    found = {
+        "picture": "640 x 480",
+        "prefix_tokens": prefix.shape[1],
+        "question_tokens": rest.shape[1],
+        "answer_ms": statistics.median([answer() for _ in range(17)][6:]),
+        "preparing_on_the_cpu_ms": statistics.median([prepare() for _ in range(9)]),
+        "tower_and_connector_ms": median_ms(lambda: graphs.image_embeds(pixels), GPU, 15),
+        "reading_the_picture_ms": median_ms(lambda: graphs.read(embeds, None, state), GPU, 15),
+        "reading_the_question_ms": median_ms(lambda: graphs.read(asked, None, state), GPU, 15),
+        "in_one_pass_ms": statistics.median(
+            [picture_in_one_pass(model, pixels, whole) for _ in range(17)][6:]
+        ),
     }
+    if modules:
+        look = partial(model.model.image_embeds, pixels)
+        found["tower_and_connector_modules_ms"] = median_ms(look, GPU, 5)
+    return found
 
 
 def print_profile(name: str, run: Callable[[], object]) -> None:
@@ -236,8 +260,8 @@ def main() -> int:
             row = time_prefill(model, b, l, limits, arguments.modules)
             record["prefill"].append(row)
             print("prefill", {k: round(v, 3) for k, v in row.items()}, flush=True)
-        record["first_token"] = time_first_token(model)
-        print("first token", {k: round(v, 3) for k, v in record["first_token"].items()}, flush=True)
+        record["first_token"] = time_first_token(model, arguments.modules)
+        print("first token", record["first_token"], flush=True)
         record["peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
         if arguments.profile:
             profiles(model)
