@@ -106,17 +106,19 @@ def test_more_rows_than_a_program_takes():
 
 
 @interpreted
+@pytest.mark.parametrize("l", [9, 22])
 @pytest.mark.parametrize("lengths", [None, [9, 1, 2]])
-def test_reading_equals_the_modules(lengths):
-    check_reading(odd_model(torch.float32), lengths, 1e-5)
+def test_reading_equals_the_modules(lengths, l):
+    check_reading(odd_model(torch.float32), lengths, l, 1e-5)
 
 
-def check_reading(model: VLMamba, lengths: list[int] | None, tolerance: float) -> None:
-    embeds = torch.randn(3, 9, 18, generator=torch.Generator().manual_seed(1)).to(
+def check_reading(model: VLMamba, lengths: list[int] | None, l: int, tolerance: float) -> None:
+    """Of 3 rows: at a length of 9 few positions, at 22 more than the products of few take."""
+    embeds = torch.randn(3, l, 18, generator=torch.Generator().manual_seed(1)).to(
         model.lm_head.weight
     )
     expected, ours = some_state(model, 3), some_state(model, 3)
-    mask = torch.arange(9) < torch.tensor(lengths or [9, 9, 9])[:, None]
+    mask = torch.arange(l) < torch.tensor(lengths or [l] * 3)[:, None]
     right = prefill(model, embeds, mask.to(model.device), expected)
     limit = None if lengths is None else torch.tensor(lengths, device=model.device)
     hidden = fused_read(model.model.language_model, embeds, limit, ours)
@@ -213,9 +215,10 @@ def test_a_row_has_the_same_bits_in_any_batch():
 
 
 @on_gpu
+@pytest.mark.parametrize("l", [9, 22])
 @pytest.mark.parametrize("lengths", [None, [9, 1, 2]])
-def test_reading_on_the_device(lengths):
-    check_reading(odd_model(torch.float32, "cuda"), lengths, 1e-4)
+def test_reading_on_the_device(lengths, l):
+    check_reading(odd_model(torch.float32, "cuda"), lengths, l, 1e-4)
 
 
 def tokens_of(generation) -> list[list[int]]:

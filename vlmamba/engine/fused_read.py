@@ -1,13 +1,19 @@
 """Reading many positions with few launches, for a language model whose layers are as they were built."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vlmamba.mamba import NO_STEP, MambaBlock, MambaMixer, MambaModel
-from vlmamba.ops import causal_conv1d, selective_scan
+from vlmamba.ops import gated_conv1d, selective_scan
 from vlmamba.ops.decode import add_norm, keep_inputs
+from vlmamba.ops.thin_linear import MOST_ROWS, Tile, num_splits, sum_partials, thin_linear
 from vlmamba.state import State
+
+# How the products of few positions, such as a question's, are cut; more go to cuBLAS.
+IN_PROJ = Tile(64, 64, num_stages=5)
+X_PROJ = Tile(64, 128, splits=20)
+DT_PROJ = Tile(64, 32)
+OUT_PROJ = Tile(64, 64, splits=4, num_stages=5)
 
 
 @torch.no_grad()
@@ -50,17 +56,17 @@ def _mix(
     lengths: Tensor | None,
     padded: Tensor | None,
 ) -> Tensor:
-    """A Mamba layer: hidden (b, l, d) -> (1, b * l, d), `state` moved on in place."""
+    """A Mamba layer: hidden (b, l, d) -> partial sums (splits, b * l, d), `state` moved on in place."""
     b, l, _ = hidden.shape
     conv_state, ssm_state = state
     weight, bias, A, D, dt_bias = mixer.constants()
-    x, z = F.linear(hidden, mixer.in_proj.weight).chunk(2, dim=-1)  # (b, l, e)
-    convolved = causal_conv1d(x, weight, bias, "silu", initial_state=conv_state)
-    assert isinstance(convolved, Tensor)
-    keep_inputs(x, conv_state, lengths)
+    xz = _product(hidden.flatten(0, 1), mixer.in_proj.weight, IN_PROJ)[0].view(b, l, -1)
+    convolved, _, z = gated_conv1d(xz, weight, bias, "silu", initial_state=conv_state)
+    keep_inputs(xz[..., : z.shape[2]], conv_state, lengths)
     rank, n = mixer.dt_rank, mixer.d_state
-    selected = torch.mm(convolved.flatten(0, 1), mixer.x_proj.weight.t())  # (b * l, r + 2n)
-    dt = torch.mm(selected[:, :rank], mixer.dt_proj.weight.t()).view(b, l, -1)
+    selected = _product(convolved.flatten(0, 1), mixer.x_proj.weight, X_PROJ)
+    selected = _sum(selected, hidden.dtype)  # (b * l, r + 2n)
+    dt = _product(selected[:, :rank], mixer.dt_proj.weight, DT_PROJ)[0].view(b, l, -1)
     if padded is not None:
         dt.masked_fill_(padded[..., None], NO_STEP)
     B, C = selected.view(b, l, -1)[..., rank:].split(n, dim=-1)
@@ -69,4 +75,24 @@ def _mix(
         initial_state=ssm_state, return_last_state=True,
     )  # fmt: skip
     ssm_state.copy_(last)
-    return torch.mm(y.flatten(0, 1), mixer.out_proj.weight.t())[None]
+    return _product(y.flatten(0, 1), mixer.out_proj.weight, OUT_PROJ)
+
+
+def _product(x: Tensor, weight: Tensor, tile: Tile) -> Tensor:
+    """x (rows, k) times weight (n, k) transposed, as partial sums (splits, rows, n): one of them for many rows."""
+    if len(x) > MOST_ROWS:
+        return torch.mm(x, weight.t())[None]
+    splits = num_splits(weight.shape[1], tile)
+    dtype = x.dtype if splits == 1 else torch.float32
+    out = torch.empty((splits, len(x), len(weight)), dtype=dtype, device=x.device)
+    thin_linear(x, weight, out, tile)
+    return out
+
+
+def _sum(partials: Tensor, dtype: torch.dtype) -> Tensor:
+    """The sum of partials (splits, rows, n)."""
+    if len(partials) == 1:
+        return partials[0]
+    out = torch.empty(partials.shape[1:], dtype=dtype, device=partials.device)
+    sum_partials(partials, out)
+    return out
