@@ -14,7 +14,8 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.distributed.checkpoint import (
+    HuggingFaceStorageReader,  # pyright: ignore[reportPrivateImportUsage]
+    load,  # pyright: ignore[reportPrivateImportUsage]
+)
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 log = logging.getLogger("vlmamba")
 FORMAT = "vlmamba-checkpoint-2"
@@ -48,6 +54,23 @@ class Stored(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._where)
+
+    def read(self, room: Callable[[str, torch.Size, torch.dtype], Tensor]) -> Mapping[str, Tensor]:
+        """Every tensor, in the `room` made for its name, shape and dtype; every process calls this alike.
+
+        Where that is divided over the processes, each reads its own part alone (torch.distributed.checkpoint).
+        """
+        (directory,) = {str(file.parent) for file in self._where.values()}
+        reader = HuggingFaceStorageReader(directory)
+        tensors = {
+            name: room(name, found.size, found.properties.dtype)
+            for name, found in reader.read_metadata().state_dict_metadata.items()
+            if name in self._where and isinstance(found, TensorStorageMetadata)
+        }
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # alone
+            load(dict(tensors), storage_reader=reader)
+        return tensors
 
 
 @dataclass(frozen=True)

@@ -309,7 +309,7 @@ class _Run:
             ):  # the first goes on from the recipe's seed, each other draws its own
                 torch.manual_seed(hash((self.stage.seed, self.ranks.rank)))
             return 0
-        restore_moments(self.optimizer, self.parameters, found.optimizer, self.shared.like)
+        restore_moments(self.optimizer, self.parameters, found.optimizer)
         if self.average is not None:
             self.average.restore(found.average)
         self.unreadable = found.unreadable

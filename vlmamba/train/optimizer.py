@@ -4,7 +4,7 @@ In eight bits a block of 256 moments shares a scale (arXiv 2110.02861), and tens
 float32. The library brings its kernels compiled, for GPUs as for the CPU.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 
 from vlmamba.train.adapters import library
+from vlmamba.train.checkpoint import Stored
 from vlmamba.train.stages import TRAINED, Optimizer, StageConfig
 
 # Of a trained weight; in eight bits the scales of both moments count too.
@@ -66,16 +67,18 @@ def moments(
 
 
 def restore_moments(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, Parameter],
-    stored: Mapping[str, Tensor],
-    like: Callable[[Tensor, Tensor], Tensor],
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Parameter], stored: Stored
 ) -> None:
-    """Puts back what `moments` gave; `like` places a tensor as a parameter is."""
-    for key, value in stored.items():
+    """Puts back what `moments` gave, placed and divided as the parameters are."""
+
+    def room(key: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        parameter = parameters[key.split(".", 1)[1]]
+        if shape == parameter.shape:
+            return torch.zeros_like(parameter, dtype=dtype, requires_grad=False)
+        return torch.empty(shape, dtype=dtype, device=parameter.device)
+
+    for key, value in stored.read(room).items():
         kind, name = key.split(".", 1)
-        parameter = parameters[name]
-        counter = (
-            value.ndim == 0 and not value.is_floating_point()
-        )  # eight bits count steps in a plain number
-        optimizer.state[parameter][kind] = value.item() if counter else like(value, parameter)
+        # Eight bits count steps in a plain number.
+        counter = value.ndim == 0 and not value.is_floating_point()
+        optimizer.state[parameters[name]][kind] = value.item() if counter else value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from vlmamba.mamba import MambaBlock
@@ -79,14 +79,6 @@ class Whole:
     def whole(self, tensor: Tensor) -> Tensor:
         """A parameter or a moment, undivided; every process must ask for the same one."""
         return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-    def like(self, value: Tensor, parameter: Tensor) -> Tensor:
-        """A whole tensor placed and divided as the parameter is."""
-        if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-            return distribute_tensor(
-                value.to(parameter.device), parameter.device_mesh, parameter.placements, src_data_rank=None
-            )  # fmt: skip
-        return value.to(parameter.device)
 
     def put_back(self, names: Iterable[str]) -> None:
         """Brings what was trained into the model that was given."""
