@@ -273,12 +273,12 @@ def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
     sets = _by_set(opened)
     found: list[Source | None] = []
     if tiny := sets.get("tiny64"):
-        photos = photo_source(tiny, 30, 64, "photo", per_picture=2)
+        photos = photo_source(tiny, 32, 64, "photo", per_picture=2)
         found += [photos, placed_source(photos, tiny, 2)]
     if cifar := sets.get("cifar10"):
-        found.append(photo_source(cifar, 14, 32, "small photo", per_picture=2))
+        found.append(photo_source(cifar, 16, 32, "small photo", per_picture=2))
     if caltech := sets.get("caltech101"):
-        found.append(photo_source(caltech, 9, size, "picture", per_picture=12))
+        found.append(photo_source(caltech, 10, size, "picture", per_picture=12))
     if clothing := sets.get("clothing"):
         photos = photo_source(clothing, 5, size, "photo", per_picture=12)
         names = [class_name(label) for label in clothing[0].classes]
@@ -291,16 +291,16 @@ def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
     if tux := sets.get("tuxpaint"):
         learnt, _ = stamps(tux[0])
         scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed, varied=True)
-        found.append(scenes_source(scenes, counts.scenes, 10))
+        found.append(scenes_source(scenes, counts.scenes, 9))
     found.append(easy_vqa_source(2))
-    found.append(drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 3))
+    found.append(drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 2))
     drawing = Drawing(size=size, seed=seed)
     found.append(drawn_source("drawn", drawing.draw, counts.drawn, LAYOUT, 3))
     spoken = tuple(sorted({word for pack in opened.values() for word in _words(pack)}))
     dictionary = _dictionary((Path(packs) / "words.txt", *DICTIONARIES)) or spoken
     fonts = tuple(find_fonts((*FONT_DIRECTORIES, Path(packs) / "fonts")))
     lettering = WordMasks(dictionary, spoken, fonts, *MASK, seed)
-    found.append(words_source(lettering, counts.words, 17))
+    found.append(words_source(lettering, counts.words, 16))
     return [source for source in found if source is not None]
 
 
