@@ -105,11 +105,10 @@ def memory(
 def activation_bytes(text: MambaConfig, recompute: Recompute, learns: bool, item: int) -> float:
     """What a block keeps of a position for its backward pass, if it `learns` or only passes a gradient on."""
     d, e, n = text.d_model, text.d_inner, text.d_state
-    norm = item * d  # the normed sum before its weight
-    normed = item * d  # in_proj's input
+    normed = item * d  # in_proj's input, from which the norm finds its own gradient too
     if recompute == "mixer":
-        return norm + normed
-    projected = norm + (normed if learns else 0) + item * 2 * e
+        return normed
+    projected = normed + item * 2 * e
     projected += item * e if learns else 0  # out_proj's input
     if recompute == "scan":
         return projected
