@@ -20,7 +20,9 @@ LOOKED_AT = 4  # batches from which an epoch's tokens and operations are told
 MEASURED = 5  # steps, of which the first two warm up
 SMALL = 20_000_000  # parameters
 EXAMPLES = ("H100", "A100")  # GPUs to estimate for where there is none
-USUAL_MFU = 0.3  # of the peak: what both stages of the 2.8B reach on an H100 (results/train_scale.json)
+USUAL_MFU = (
+    0.3  # of the peak: what both stages of the 2.8B reach on an H100 (results/train_scale.json)
+)
 
 
 def forecast(recipe: Recipe, stage: StageConfig, batches: Batches, ranks: Ranks) -> Iterator[str]:
