@@ -5,7 +5,7 @@ called as a module, so that an adapter put in its place takes effect.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -122,14 +122,19 @@ class SelectiveSSM(nn.Module):
         state: tuple[Tensor, Tensor] | None = None,
         lengths: Tensor | None = None,
         reset: Tensor | None = None,
+        *,
+        gradients_only: bool = False,
     ) -> Tensor:
-        """`scan` of x and z that lie side by side in xz (b, l, 2e), as in_proj makes them."""
+        """`scan` of x and z that lie side by side in xz (b, l, 2e), as in_proj makes them.
+
+        `gradients_only`: nobody reads the values of the result.
+        """
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         to_project, to_scan, z = gated_conv1d(
             xz, weight, bias, "silu", initial_state=state and state[0], reset=reset
         )
         x = xz[..., : z.shape[-1]]
-        return self._scan(x, to_project, to_scan, z, state, lengths, reset)
+        return self._scan(x, to_project, to_scan, z, state, lengths, reset, gradients_only)
 
     def _scan(
         self,
@@ -140,6 +145,7 @@ class SelectiveSSM(nn.Module):
         state: tuple[Tensor, Tensor] | None,
         lengths: Tensor | None,
         reset: Tensor | None,
+        gradients_only: bool = False,
     ) -> Tensor:
         """What follows the convolution of x, whose output comes once for the projections and once for the scan."""
         conv_state, ssm_state = state or (None, None)
@@ -150,7 +156,7 @@ class SelectiveSSM(nn.Module):
         A, D, dt_bias = self.dynamics()
         y, last = selective_scan(
             to_scan, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
-            initial_state=ssm_state, reset=reset, return_last_state=True,
+            initial_state=ssm_state, reset=reset, return_last_state=True, gradients_only=gradients_only,
         )  # fmt: skip
         if conv_state is not None and ssm_state is not None:
             width = conv_state.shape[-1]
@@ -229,10 +235,14 @@ class MambaMixer(SelectiveSSM):
         xz = self.in_proj(hidden)  # (b, l, 2e)
         if recompute and xz.requires_grad:
             # Reentrant: the first pass then runs without gradients, and the scan saves no states in vain.
-            y = checkpoint(self.scan_halves, xz, state, lengths, reset, use_reentrant=True)
+            y = checkpoint(self._scan_twice, xz, state, lengths, reset, use_reentrant=True)
         else:
             y = self.scan_halves(xz, state, lengths, reset)
         return self.out_proj(y)
+
+    def _scan_twice(self, xz: Tensor, *others: Any) -> Tensor:
+        """`scan_halves`; the second time, with gradients, out_proj has its result already."""
+        return self.scan_halves(xz, *others, gradients_only=torch.is_grad_enabled())
 
 
 class MambaBlock(nn.Module):

@@ -90,6 +90,7 @@ def test_half_precision(emulation, e, dtype, tolerance):
         (Plan(64, 2, 2, 16, 0, 0, 3, 1, 1), Plan(64, 4, 1, 16, 16, 0, 2, 1, 1)),
         (Plan(32, 1, 1, 16, 0, 0, 2, 1, 1), Plan(32, 8, 2, 24, 8, 0, 0, 1, 1, segments=2)),
         (Plan(160, 8, 1, 64, 0, 0, 0, 1, 1), Plan(160, 8, 1, 16, 16, 0, 0, 1, 1)),
+        (Plan(64, 2, 1, 16, 0, 0, 0, 1, 1), Plan(64, 4, 2, 16, 8, 1, 0, 1, 1, 4, True)),
         (Plan(160, 4, 1, 32, 0, 0, 0, 1, 1), Plan(96, 8, 1, 16, 8, 1, 0, 1, 1, segments=4)),
     ],
 )
@@ -100,6 +101,19 @@ def test_any_division_of_the_work(emulation, monkeypatch, forward, backward):
     for name in ("B", "C"):  # four states at once
         arguments[name] = arguments[name].contiguous()
     assert_equals_reference(arguments, dt_softplus=True)
+    assert_equals_reference(arguments, dt_softplus=True, reset=resets(2, 35))
+
+
+@emulated
+def test_gradients_without_the_output(emulation):
+    arguments = scan_arguments(2, 35, 70, 16, torch.float32)
+    options = {"dt_softplus": True, "reset": resets(2, 35)}
+    expected = results(cuda_scan.selective_scan, arguments, **options)
+    found = results(cuda_scan.selective_scan, arguments, gradients_only=True, **options)
+    for name, gradient in expected.items():
+        assert found[name].shape == gradient.shape
+        if name.startswith("gradient"):
+            assert torch.equal(found[name], gradient), name
 
 
 @emulated
@@ -150,9 +164,17 @@ def test_few_channels_are_shared_by_more_lanes():
             for plan in (scan_plans.forward_plan, scan_plans.backward_plan)
         ]
 
-    assert lanes(1) == [8, 8]
+    assert lanes(1)[0] == 8
     assert lanes(8) == [2, 4]
     assert lanes(1, multiprocessors=16) == lanes(8)
+
+
+def test_a_sequence_is_cut_where_there_are_few():
+    def cut(rows):
+        return scan_plans.backward_plan(16, rows, 5120, 132).cut
+
+    assert cut(1)
+    assert not cut(8)
 
 
 def test_what_is_left_to_triton():
@@ -264,6 +286,21 @@ def test_on_the_device(b, l, e, n, dtype):
 
 
 @on_gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("way", "plan"),
+    [("forward", plan) for plan in scan_plans.FORWARD]
+    + [("backward", plan) for plan in scan_plans.BACKWARD],
+)
+def test_every_plan_on_the_device(monkeypatch, way, plan, dtype):
+    monkeypatch.setattr(cuda_scan, f"{way}_plan", lambda *_: plan)
+    arguments = scan_arguments(2, 131, 330, 16, dtype)
+    for name in ("A", "D", "dt_bias", "initial_state"):
+        arguments[name] = arguments[name].float()
+    assert_within_tolerance(on_device(arguments), dt_softplus=True, reset=resets(2, 131).cuda())
+
+
+@on_gpu
 @pytest.mark.parametrize("step", [-1e4, -30.0, -1e-6, 20.0, 80.0])
 def test_extreme_steps_on_the_device(step):
     arguments = without(scan_arguments(1, 70, 4, 16, torch.float32), "dt_bias")
@@ -273,7 +310,7 @@ def test_extreme_steps_on_the_device(step):
 
 
 @on_gpu
-@pytest.mark.parametrize(("b", "l", "e"), [(1, 300, 96), (8, 700, 1024)])
+@pytest.mark.parametrize(("b", "l", "e"), [(1, 300, 96), (2, 300, 1024), (8, 300, 2560)])
 def test_every_run_gives_the_same_bits(b, l, e):
     arguments = on_device(scan_arguments(b, l, e, 16, torch.bfloat16))
     first, *others = (

@@ -21,12 +21,21 @@ compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles noth
 
 # Relative to the largest value. The interpreter cuts float32 to bfloat16 where the hardware rounds, up to one unit
 # in the last place; its exponential is exact where the hardware's is not.
-SLACK = {
-    torch.float64: 1e-12,
-    torch.float32: 2e-6 if INTERPRETED else 5e-5,
-    torch.bfloat16: 2**-7 if INTERPRETED else 2**-9,
-    torch.float16: 2**-10,
+# Beside twice the reference's own error, as parts of a tensor's largest value: outputs, gradients. The interpreter
+# cuts float32 to bfloat16 where the hardware rounds; its exponential is exact where the hardware's is not.
+SLACKS = {
+    torch.float64: (1e-12, 1e-12),
+    torch.float32: (2e-6, 2e-6) if INTERPRETED else (1e-5, 1e-4),
+    torch.bfloat16: (2**-7, 2**-7) if INTERPRETED else (2**-12, 2**-12),
+    torch.float16: (2**-10, 2**-10),
 }
+
+
+def slack(name, dtype):
+    """What the results of two orders of summing may differ by; `name` is that of `outputs_and_gradients`."""
+    return SLACKS[dtype][name.startswith("d")]
+
+
 SCAN_OPTIONS = ["D", "z", "dt_bias", "dt_softplus", "initial_state", "reset"]
 CONV_OPTIONS = ["bias", "activation", "initial_state", "reset"]
 
@@ -127,8 +136,8 @@ def assert_equal_to_reference(op_name, inputs):
         assert ours[name].shape == right.shape, name
         if not right.numel():
             continue
-        slack = SLACK[ours[name].dtype] * right.abs().max()
-        allowed = 2 * (theirs[name] - right).abs().max() + slack
+        allowed = 2 * (theirs[name] - right).abs().max()
+        allowed = allowed + slack(name, ours[name].dtype) * right.abs().max()
         error = (ours[name] - right).abs().max()
         assert error <= allowed, f"{name}: error {error:.2e}, allowed {allowed:.2e}"
 
@@ -414,7 +423,7 @@ def test_every_decoding_kernel_compiles(monkeypatch, architecture):
 
 @on_gpu
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("l", [1, 2, 63, 128, 729])
+@pytest.mark.parametrize("l", [1, 2, 3, 63, 64, 65, 729, 2049])
 @pytest.mark.parametrize("options", [False, True], ids=["bare", "every option"])
 def test_on_the_device(monkeypatch, l, dtype, options):
     monkeypatch.setattr(cuda_runtime, "unavailable", lambda device: "the Triton scan is tested")

@@ -34,11 +34,13 @@ def selective_scan(
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
     return_last_state: bool = False,
+    gradients_only: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """The selective scan; `reference.selective_scan_ref` is its definition, shapes included.
 
     Differentiable in every tensor argument. Returns y (b, l, e), and with `return_last_state` also the
-    last state (b, e, n) in float32 (float64 for float64 inputs).
+    last state (b, e, n) in float32 (float64 for float64 inputs). `gradients_only`: nobody reads y's values,
+    which are wanted for their gradients, so that a backend may leave them out.
     Raises ValueError when a shape does not fit.
     """
     b, l, e = u.shape
@@ -46,8 +48,11 @@ def selective_scan(
     _expect(dt=(dt, (b, l, e)), A=(A, (e, n)), B=(B, (b, l, n)), C=(C, (b, l, n)))
     _expect(D=(D, (e,)), z=(z, (b, l, e)), dt_bias=(dt_bias, (e,)))
     _expect(initial_state=(initial_state, (b, e, n)), reset=(reset, (b, l)))
+    options: dict = {"initial_state": initial_state, "reset": reset}
+    if gradients_only and backend.choose(u.device).backend == "gpu":
+        options["gradients_only"] = True
     y, last = _implementation(u).selective_scan(
-        u, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=initial_state, reset=reset
+        u, dt, A, B, C, D, z, dt_bias, dt_softplus, **options
     )
     return (y, last) if return_last_state else y
 

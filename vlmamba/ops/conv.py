@@ -22,8 +22,8 @@ from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
 BACKWARD_RUN, BACKWARD_BLOCK_E = 4, 128
-# The backward pass gives a program up to RUNS runs, as long as there are so many programs.
-PROGRAMS, RUNS = 2048, 16
+# The backward pass has so many programs at most, all at once: 16 warps on each of an H100's 132 multiprocessors.
+PROGRAMS = 2112
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -108,13 +108,8 @@ class _GatedConv1d(torch.autograd.Function):
         if not grads:
             dx.zero_()
             return dxz, None, None, None, None, None
-        x = xz[..., :e]
-        return (
-            dxz,
-            *_backward(grads, dx, x, weight, bias, initial_state, reset, ctx.silu),
-            None,
-            None,
-        )
+        others = _backward(grads, dx, xz[..., :e], weight, bias, initial_state, reset, ctx.silu)
+        return dxz, *others, None, None
 
 
 def _wide(dz: Tensor | None, xz: Tensor) -> Tensor:
@@ -175,7 +170,7 @@ def _backward(
     grad, other = [*(g if g.stride(-1) == 1 else g.contiguous() for g in grads), None][:2]
     # A run of outputs gives the gradients of the inputs K-1 positions before it, so the runs go beyond the end.
     runs, blocks = triton.cdiv(l + k - 1, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
-    each = max(1, min(RUNS, b * runs * blocks // PROGRAMS))
+    each = triton.cdiv(runs, max(1, PROGRAMS // max(1, b * blocks)))
     groups = triton.cdiv(runs, each)
     partial = torch.empty((b * groups, k + 1, e), dtype=dtype, device=x.device)
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
@@ -395,11 +390,8 @@ def _causal_conv1d_bwd_kernel(
             if dinitial_ptr is not None:
                 if i < K - 1:
                     to = dinitial_ptr + row * dinitial_b + channel * dinitial_e
-                    tl.store(
-                        to + (first + i) * dinitial_k,
-                        dx,
-                        mask=_exists(channel, e, first + i < K - 1),
-                    )
+                    mask = _exists(channel, e, first + i < K - 1)
+                    tl.store(to + (first + i) * dinitial_k, dx, mask=mask)
         last_xs, last_flags, last_gs = (), (), ()
         for i in tl.static_range(K - 1):
             last_xs += (xs[RUN + i],)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlmamba.ops.cuda_runtime import kernel
-from vlmamba.ops.scan_plans import Plan, backward_plan, forward_plan
+from vlmamba.ops.scan_plans import REACH, WIDE_REACH, Plan, backward_plan, forward_plan
 
 # As the kernels number them (TYPE in scan_common.cu).
 TYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
@@ -41,11 +41,15 @@ def selective_scan(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
+    gradients_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """`reference.selective_scan_ref` as CUDA kernels, differentiable once in every tensor argument."""
+    """`reference.selective_scan_ref` as CUDA kernels, differentiable once in every tensor argument.
+
+    `gradients_only`: y is of the right shape and differentiable, and holds nothing.
+    """
     inputs = [u, dt, A, B, C, D, z, dt_bias, initial_state]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        return _SelectiveScan.apply(*inputs, reset, dt_softplus)
+        return _SelectiveScan.apply(*inputs, reset, dt_softplus, gradients_only)
     y, last, _ = forward(
         prepare(u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus), save=0
     )
@@ -54,11 +58,13 @@ def selective_scan(
 
 class _SelectiveScan(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, *arguments):
+    def forward(ctx, *arguments_and_whether_gradients_only):
+        *arguments, gradients_only = arguments_and_whether_gradients_only
         ctx.set_materialize_grads(False)
         ctx.dtypes = [t.dtype if isinstance(t, Tensor) else None for t in arguments]
         inputs = prepare(*arguments)
-        y, last, saved = forward(inputs, save=backward_plan(*sizes(inputs)).tile)
+        tile = backward_plan(*sizes(inputs)).tile
+        y, last, saved = forward(inputs, save=tile, output=not gradients_only)
         ctx.save_for_backward(*inputs[:-1], saved)
         ctx.dt_softplus = inputs.dt_softplus
         return y, last
@@ -67,11 +73,11 @@ class _SelectiveScan(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_y, grad_last):  # pyright: ignore[reportIncompatibleMethodOverride]
         if grad_y is None and grad_last is None:
-            return (None,) * 11
+            return (None,) * 12
         *tensors, saved = ctx.saved_tensors
         found = backward(grad_y, grad_last, Inputs._make([*tensors, ctx.dt_softplus]), saved)
         grads = (None if g is None else g.to(d) for g, d in zip(found, ctx.dtypes, strict=False))
-        return *grads, None, None
+        return *grads, None, None, None
 
 
 class Inputs(NamedTuple):
@@ -122,23 +128,32 @@ def _dense(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def forward(inputs: Inputs, *, save: int) -> tuple[Tensor, Tensor, Tensor | None]:
-    """y, the last state, and the states before every `save`-th position (b, chunks, e, padded n) unless it is 0."""
+def forward(
+    inputs: Inputs, *, save: int, output: bool = True
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """y, the last state, and the states before every `save`-th position (b, chunks, e, padded n) unless it is 0.
+
+    Without `output`, nothing stands in y.
+    """
     u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
     plan = forward_plan(*sizes(inputs))
     chunks = -(-l // save) if save else 0
-    y = torch.empty((b, l, e), dtype=u.dtype, device=u.device)
+    y = torch.empty((b, l, e) if output else (1, 1, 1), dtype=u.dtype, device=u.device)
+    if not output:
+        inputs = inputs._replace(z=None)
     last = torch.empty((b, e, n), dtype=torch.float32, device=u.device)
     shape = (b, chunks, e, _padded(n))
     saved = torch.empty(shape, dtype=torch.float32, device=u.device) if save else None
     blocks = -(-e // plan.channels)
-    defines = *_defines(inputs, plan, ()), ("TILE", plan.tile), ("SAVE", save)
+    defines = (
+        *_defines(inputs, plan, ()), ("TILE", plan.tile), ("SAVE", save), ("OUTPUT", int(output)),
+    )  # fmt: skip
     if b * blocks:
         kernel(_source("forward"), "selective_scan_fwd", defines, u.get_device(), 0).launch(
             b * blocks, plan.threads, 0,
             _arguments(inputs, y=y, last=last, saved=saved, blocks=blocks, chunks=chunks),
         )  # fmt: skip
-    return y, last, saved
+    return y if output else y.expand(b, l, e), last, saved
 
 
 def backward(
@@ -161,7 +176,9 @@ def backward(
     dD = None if inputs.D is None else new(rows, e)
     dbias = None if inputs.dt_bias is None else new(rows, e)
     carried = progress = None
-    if plan.segments > 1:
+    if plan.cut:
+        carried = _carried(inputs, grad_y, grad_last, plan)
+    elif plan.segments > 1:
         carried = new(b, blocks, plan.threads, plan.cpt, _padded(n) // plan.lanes)
         progress = torch.zeros(1 + b * blocks, dtype=torch.int32, device=u.device)
     dinitial = None if inputs.initial_state is None else new(b, e, n)
@@ -169,7 +186,7 @@ def backward(
     defines = (
         *_defines(inputs, plan, (grad_y,)),
         ("TILE", plan.tile), ("CHUNK", plan.chunk), ("KEEP", plan.keep), ("SEGMENTS", plan.segments),
-        ("SHARED_BYTES", shared_bytes),
+        ("CUT", int(plan.cut)), ("SHARED_BYTES", shared_bytes),
     )  # fmt: skip
     if b * blocks:
         kernel(
@@ -188,6 +205,32 @@ def backward(
         du, ddt, totals.pop(0), dB, dC, None if dD is None else totals.pop(0), dz,
         None if dbias is None else totals.pop(0), dinitial,
     )  # fmt: skip
+
+
+def _carried(inputs: Inputs, grad_y: Tensor, grad_last: Tensor | None, plan: Plan) -> Tensor:
+    """The gradient of the state where each segment ends (segments, b, e, n), which lets them be walked at once."""
+    (b, l, e), n, device = inputs.u.shape, inputs.A.shape[1], inputs.u.device
+    reach_plan = REACH if n <= 16 else WIDE_REACH
+    blocks = -(-e // reach_plan.channels)
+    carried = torch.empty((plan.segments, b, e, n), dtype=torch.float32, device=device)
+    reach = torch.empty((plan.segments, b, e, n, 2), dtype=torch.float32, device=device)
+    arguments = _arguments(
+        inputs, grad_y=grad_y, grad_last=grad_last, carried=carried, reach=reach,
+        blocks=blocks, chunks=-(-l // plan.tile),
+    )  # fmt: skip
+    defines = (
+        *_defines(inputs, reach_plan, (grad_y,)), ("TILE", plan.tile), ("SEGMENTS", plan.segments),
+    )  # fmt: skip
+    launches = (
+        ("selective_scan_reach", (plan.segments - 1) * b * blocks),
+        ("selective_scan_join", -(-b * e * n // reach_plan.threads)),
+    )
+    for name, count in launches:
+        if count:
+            kernel(_source("reach"), name, defines, inputs.u.get_device(), 0).launch(
+                count, reach_plan.threads, 0, arguments
+            )
+    return carried
 
 
 def _sums(partial: list[Tensor], first_dtype: torch.dtype) -> list[Tensor]:
@@ -289,7 +332,7 @@ class _Arguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in (
             "u", "dt", "B", "C", "z", "A", "D", "dt_bias", "initial_state", "reset", "y", "last", "saved",
             "grad_y", "grad_last", "du", "ddt", "dz", "dBC", "dA", "dD", "dbias", "dinitial", "carried",
-            "progress",
+            "reach", "progress",
         )),
         *((f"{name}_b", ctypes.c_int64) for name in _STRIDED),  # in elements
         *((f"{name}_l", ctypes.c_int32) for name in _STRIDED),  # in bytes

@@ -39,13 +39,16 @@ def _selective_scan(
     *,
     initial_state: Tensor | None = None,
     reset: Tensor | None = None,
+    gradients_only: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """CUDA C++ where it can be compiled and takes these arguments, else Triton."""
+    """CUDA C++ where it can be compiled and takes these arguments, else Triton, which always makes y."""
+    arguments = u, dt, A, B, C, D, z, dt_bias, dt_softplus
     compiled = u.is_cuda and cuda_runtime.unavailable(u.get_device()) is None
-    kernels = cuda_scan if compiled and cuda_scan.takes(u, dt, A, B, C, z) else scan
-    return kernels.selective_scan(
-        u, dt, A, B, C, D, z, dt_bias, dt_softplus, initial_state=initial_state, reset=reset
-    )
+    if compiled and cuda_scan.takes(u, dt, A, B, C, z):
+        return cuda_scan.selective_scan(
+            *arguments, initial_state=initial_state, reset=reset, gradients_only=gradients_only
+        )
+    return scan.selective_scan(*arguments, initial_state=initial_state, reset=reset)
 
 
 selective_scan = _on_its_device(_selective_scan)

@@ -7,7 +7,8 @@
 //   3. as in 1: the gradients of u, dt and z; the sums over the block's warps, one partial a block, without atomics
 // The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: TILE, CHUNK,
 // BLOCKS, KEEP: whether decays stay in registers too, or are computed a second time for more warps; and
-// SEGMENTS: the blocks that walk a sequence one after the other, so that the last blocks to start are short ones.
+// SEGMENTS: the blocks that walk a sequence, with CUT all at once, each from what `selective_scan_join` has found; else
+// one after the other, so that the last blocks to start are short ones.
 
 #define EACH ((TILE + ROWS - 1) / ROWS)
 #define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC)
@@ -65,14 +66,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
   extern __shared__ float4 memory[];
   Shared& m = *(Shared*)memory;
   int tid = threadIdx.x, lane = tid % LANES, warp = tid / 32;
-#if SEGMENTS > 1
+#if SEGMENTS > 1 && !CUT
   // In the order in which blocks start, so that a block never waits for one that has not started.
   __shared__ int ticket;
   if (!tid) ticket = take_ticket(a.progress);
   __syncthreads();
   int units = a.b * a.blocks, unit = ticket % units, before_it = ticket / units;
 #else
-  int unit = blockIdx.x, before_it = 0;
+  int units = a.b * a.blocks, unit = blockIdx.x % units, before_it = blockIdx.x / units;
 #endif
   int block = unit % a.blocks, segment = SEGMENTS - 1 - before_it, tiles = (a.chunks + SEGMENTS - 1) / SEGMENTS;
   int first_tile = segment * tiles, end_tile = within(first_tile + tiles, a.chunks + 1);
@@ -99,7 +100,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
       bool real = channel + k < a.e && state + s < a.n;
       i64 i = (i64)(channel + k) * a.n + state + s;
       A2[k][s] = real ? a.A[i] * LOG2E : 0.0f;
+#if CUT
+      g[k][s] = real ? a.carried[(segment * a.b + row) * a.e * a.n + i] : 0.0f;
+#else
       g[k][s] = real && a.grad_last ? a.grad_last[row * a.e * a.n + i] : 0.0f;
+#endif
       dA[k][s] = 0.0f;
     }
 
@@ -134,7 +139,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
   };
 
   if (end_tile > first_tile) fetch(end_tile - 1);
-#if SEGMENTS > 1
+#if SEGMENTS > 1 && !CUT
   float* carried = a.carried + ((i64)unit * THREADS + tid) * CPT * STATES;
   if (before_it) {
     if (!tid) wait_until(a.progress + 1 + unit, before_it);
@@ -333,7 +338,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
         a.dA[(segment * a.b + row) * a.e * a.n + i] = dA[k][s];
         if (a.dinitial && !segment) a.dinitial[row * a.e * a.n + i] = g[k][s];
       }
-#if SEGMENTS > 1
+#if SEGMENTS > 1 && !CUT
   if (segment)
 #pragma unroll
     for (int k = 0; k < CPT; k++)
@@ -345,7 +350,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_bwd
   float4* shares = (float4*)&m.across[0][0][0][0][0];
   shares[tid] = make_float4(dD0, dD1, dbias0, dbias1);
   __syncthreads();
-#if SEGMENTS > 1
+#if SEGMENTS > 1 && !CUT
   if (segment && !tid) tell(a.progress + 1 + unit, before_it + 1);
 #endif
   if (tid < PAIRS) {

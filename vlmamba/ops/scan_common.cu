@@ -245,7 +245,8 @@ struct Arguments {
   number *du, *ddt, *dz;                  // (b, l, e), but for dz's pitch
   float *dBC;                             // (blocks, b, l, 2, n)
   float *dA, *dD, *dbias, *dinitial;      // (segments, b, e, n), twice (segments, b, e), (b, e, n)
-  float *carried;                         // (b * blocks, THREADS, CPT * STATES): between a sequence's segments
+  float *carried;                         // (b * blocks, THREADS, CPT * STATES); with CUT (segments, b, e, n)
+  float *reach;                           // (segments, b, e, n, 2)
   int *progress;                          // (1 + b * blocks): blocks begun; segments done
   i64 u_b, dt_b, B_b, C_b, z_b, grad_y_b;
   int u_l, dt_l, B_l, C_l, z_l, grad_y_l;     // in bytes

@@ -3,7 +3,8 @@
 //   2. each thread carries STATES states of CPT channels through the tile; the sums over a channel's LANES lanes are spread
 //   3. as in 1: D * u, the gate, the rounding
 // The raw values of the next tile are on their way while this one is scanned. Beside those of scan_common.cu:
-//   TILE, SAVE (a state is kept every SAVE positions, 0 for none), BLOCKS (a multiprocessor, at least)
+//   TILE, SAVE (a state is kept every SAVE positions, 0 for none), BLOCKS (a multiprocessor, at least),
+//   OUTPUT (0 where only the states are wanted: then there is no 3, and no sum)
 
 #define EACH ((TILE + ROWS - 1) / ROWS)                    // pairs of a tile a thread
 #define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC) // groups of B and C values a thread
@@ -117,19 +118,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
 #pragma unroll
           for (int s = 0; s < STATES; s++) {
             h[k][s] = fmaf(decay(step[2 * k] * A2[k][s], s), h[k][s], step[2 * k + 1] * BC[s]);
-            y = fmaf(h[k][s], BC[STATES + s], y);
+            if (OUTPUT) y = fmaf(h[k][s], BC[STATES + s], y);
           }
           partial[j * CPT + k] = y;
         }
       }
-      sums[group + lane / CPT][local + lane % CPT] = spread_sum(partial, lane);
+      if (OUTPUT) sums[group + lane / CPT][local + lane % CPT] = spread_sum(partial, lane);
     }
     __syncthreads();
 
 #pragma unroll
     for (int i = 0; i < EACH; i++) {
       int t = at + i * ROWS;
-      if (INSIDE(t, TILE, ROWS) && start + t < a.l) {
+      if (OUTPUT && INSIDE(t, TILE, ROWS) && start + t < a.l) {
         float2 y = *(const float2*)&sums[t][2 * pair_index];
         y.x = fmaf(D0, first(u[i]), y.x), y.y = fmaf(D1, second(u[i]), y.y);
         if (HAS_Z) {

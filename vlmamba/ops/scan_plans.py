@@ -21,6 +21,7 @@ class Plan(NamedTuple):
     blocks: int  # a multiprocessor: how many the compiler must leave registers for
     work: float  # a warp and position: what measurements give, in units of its own
     segments: int = 1  # of a sequence, which blocks of the backward pass walk one after the other
+    cut: bool = False  # or at once, each from what a pass over all of them has found
 
     @property
     def channels(self) -> int:
@@ -33,9 +34,14 @@ FORWARD = (
     Plan(threads=160, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=4, work=37),
     Plan(threads=160, lanes=8, cpt=1, tile=64, chunk=0, keep=0, npoly=0, blocks=2, work=34),
 )
+MANY = Plan(threads=128, lanes=4, cpt=2, tile=16, chunk=8, keep=1, npoly=0, blocks=2, work=260)
+FEWER = Plan(threads=128, lanes=8, cpt=2, tile=16, chunk=16, keep=0, npoly=0, blocks=3, work=158)
 BACKWARD = (
-    Plan(threads=128, lanes=4, cpt=2, tile=16, chunk=8, keep=1, npoly=0, blocks=2, work=260),
-    Plan(threads=128, lanes=8, cpt=2, tile=16, chunk=16, keep=0, npoly=0, blocks=3, work=158),
+    MANY,
+    MANY._replace(segments=4),
+    MANY._replace(segments=16, cut=True, work=320),
+    FEWER,
+    FEWER._replace(segments=4),
     Plan(threads=160, lanes=8, cpt=1, tile=16, chunk=16, keep=0, npoly=0, blocks=2, work=113),
 )
 # More than 16 states.
@@ -45,6 +51,11 @@ WIDE_FORWARD = (
 WIDE_BACKWARD = (
     Plan(threads=128, lanes=8, cpt=1, tile=16, chunk=8, keep=0, npoly=0, blocks=2, work=65),
 )
+
+
+# That pass; how many segments there are is the backward pass's affair.
+REACH = Plan(threads=128, lanes=2, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=0)
+WIDE_REACH = Plan(threads=128, lanes=8, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=0)
 
 
 def forward_plan(n: int, rows: int, channels: int, multiprocessors: int) -> Plan:
@@ -61,8 +72,8 @@ def _fastest(plans: tuple[Plan, ...], rows: int, channels: int, multiprocessors:
 
     def duration(plan: Plan) -> float:
         units = rows * -(-channels // plan.channels)
-        # Segments wait for each other where all units run at once.
-        segments = plan.segments if units > plan.blocks * multiprocessors else 1
+        # With few units, segments in turn leave most of the device idle.
+        segments = plan.segments if plan.cut or units > 2 * multiprocessors else 1
         blocks = -(-units * segments // multiprocessors)
         full, rest = divmod(blocks, plan.blocks)
         rounds = [plan.blocks] * full + [rest] * (rest > 0)
