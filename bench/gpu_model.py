@@ -40,6 +40,7 @@ LAYERS, WIDTH, MLP = 32, 2560, 6912
 SIDES = ("ours", "eager", "compiled")
 RECOMPUTE = ("nothing", "scan", "mixer")
 REPEATS = {"train": 5, "prefill": 7, "decode": 30}
+LONG = 20_000  # positions, from which on a prompt is read three times
 Row = dict[str, Any]
 
 
@@ -121,7 +122,7 @@ def prefill(b: int, l: int, sides: list[str]) -> Iterator[Row]:
         first = seconds(run)
         yield {
             "side": side,
-            "ms": median_ms(run, GPU, REPEATS["prefill"]),
+            "ms": median_ms(run, GPU, REPEATS["prefill"] if b * l <= LONG else 3),
             "flops": flops,
             "first_s": first,
         }
@@ -222,22 +223,23 @@ def main() -> None:
     torch.manual_seed(SEED)
     bandwidth, rate = copy_bytes_per_s(GPU), matmul_flops_per_s(GPU)
     print(f"copy {bandwidth / 1e12:.2f} TB/s, matrix product {rate / 1e12:.0f} TFLOP/s")
+    command = f"python bench/gpu_model.py {arguments.what} --shape " + " --shape ".join(
+        arguments.shape
+    )
     rows: list[Row] = []
+    run = circumstances(f"{command} --sides {arguments.sides}", SEED) | {
+        "copy_tb_per_s": bandwidth / 1e12, "matmul_tflops": rate / 1e12, "rows": rows,
+    }  # fmt: skip
+    file = arguments.json
+    before = json.loads(file.read_text())["runs"] if file and file.exists() else []
     for shape in arguments.shape:
         b, l = (int(n) for n in shape.split("x"))
         measure = {"train": train, "prefill": prefill, "decode": decode}[arguments.what]
         for row in measure(b, l, arguments.sides.split(",")):
             rows.append({"what": arguments.what, "b": b, "l": l} | row)
             print(show(rows[-1], bandwidth, rate), flush=True)
-    if arguments.json:
-        command = f"python bench/gpu_model.py {arguments.what} --shape " + " --shape ".join(
-            arguments.shape
-        )
-        run = circumstances(f"{command} --sides {arguments.sides}", SEED) | {
-            "copy_tb_per_s": bandwidth / 1e12, "matmul_tflops": rate / 1e12, "rows": rows,
-        }  # fmt: skip
-        runs = json.loads(arguments.json.read_text())["runs"] if arguments.json.exists() else []
-        arguments.json.write_text(json.dumps({"runs": [*runs, run]}, indent=1) + "\n")
+            if file:  # after every row, for a run that is cut off
+                file.write_text(json.dumps({"runs": [*before, run]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

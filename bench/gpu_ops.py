@@ -33,17 +33,16 @@ def size(*tensors: Tensor) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
-def both_ways(op: Callable, inputs: list[Tensor]) -> dict[str, float]:
-    """Times of the forward pass and of the backward pass, and the bytes each must move."""
+def both_ways(
+    op: Callable, inputs: list[Tensor], grads: list[Tensor] | None = None
+) -> dict[str, float]:
+    """Times of the forward pass and of the backward pass."""
     outputs = op(*inputs)
-    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
-    grads = [torch.randn_like(t) for t in outputs]
+    grads = grads or [torch.randn_like(t) for t in outputs]
     backward = lambda: torch.autograd.grad(outputs, inputs, grads, retain_graph=True)  # noqa: E731
     return {
         "forward_ms": median_ms(lambda: op(*inputs), GPU, 30, device_alone=True),
         "backward_ms": median_ms(backward, GPU, 30, device_alone=True),
-        "forward_bytes": size(*inputs, *outputs),
-        "backward_bytes": size(*inputs, *outputs) + size(*inputs),
     }
 
 
@@ -51,16 +50,20 @@ def norm(b: int, l: int) -> dict[str, float]:
     weight, hidden = random(D_MODEL), random(b, l, D_MODEL)
     residual = random(b, l, D_MODEL, dtype=torch.float32)
     row = both_ways(ops.add_rms_norm, [hidden, residual, weight])
-    # In between it keeps the sum before the weight, in bfloat16, instead of the residual.
-    row["forward_bytes"] += size(hidden)
+    row["forward_bytes"] = 2 * size(hidden) + 2 * size(residual)
+    # The output, its gradient and the residual's; both gradients of what went in.
     row["backward_bytes"] = 3 * size(hidden) + 2 * size(residual)
     return row
 
 
 def convolution(b: int, l: int) -> dict[str, float]:
-    x = random(b, l, 2 * D_INNER)[..., :D_INNER]
-    weight, bias = random(D_INNER, WIDTH), random(D_INNER)
-    return both_ways(lambda *t: ops.causal_conv1d(*t, "silu"), [x, weight, bias])
+    """As in a layer: two readers' gradients, and the gate's where the scan leaves it."""
+    xz, weight, bias = random(b, l, 2 * D_INNER), random(D_INNER, WIDTH), random(D_INNER)
+    room = torch.randn_like(xz)
+    grads = [*torch.randn(2, b, l, D_INNER, device=GPU, dtype=xz.dtype), room[..., D_INNER:]]
+    row = both_ways(lambda *t: ops.gated_conv1d(*t, "silu"), [xz, weight, bias], grads)
+    row["forward_bytes"], row["backward_bytes"] = size(xz), 2 * size(xz)
+    return row
 
 
 def loss(b: int, l: int) -> dict[str, float]:
