@@ -6,8 +6,8 @@ Packs are known by name: cifar10_*, caltech101_*, clothing_*, tiny64_* (name the
 nlvr_* (is the sentence true). easy-VQA's test split is asked where the package is installed, Fashion-MNIST's where its
 files are. Then come yes-or-no questions, half yes, about absent things of any kind or of the same kind; counting and
 places on scenes of cut-outs that training never shows (pack tuxpaint_160_rgba); and wordings and unanswerable
-questions that training never uses (bench/mini_questions.py). An answer counts when it equals the expected one; case, a
-leading article and a final full stop do not matter. Training packs in the same directory are passed over.
+questions that training never uses (vlmamba/eval/mini_questions.py). An answer counts when it equals the expected one;
+case, a leading article and a final full stop do not matter. Training packs in the same directory are passed over.
 """
 
 import argparse
@@ -17,12 +17,12 @@ import random
 import sys
 from pathlib import Path
 
-from mini_questions import question_sets
 from record import circumstances
 
 from vlmamba import load
 from vlmamba.data.packs import find_packs
 from vlmamba.engine import Sampling
+from vlmamba.eval.mini_questions import question_sets
 
 
 def wilson(right: int, asked: int, z: float = 1.96) -> tuple[float, float]:

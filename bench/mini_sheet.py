@@ -12,13 +12,13 @@ import random
 import textwrap
 from pathlib import Path
 
-from mini_questions import Question, naming, presence
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmamba import load
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.mini import easy_vqa
 from vlmamba.data.packs import open_pack
+from vlmamba.eval.mini_questions import Question, naming, presence
 
 COLUMNS, ROWS, SIDE, TEXT = 6, 4, 160, 110
 

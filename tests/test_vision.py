@@ -120,3 +120,12 @@ def test_published_towers_have_the_published_grids():
     )
     assert (siglip.grid, siglip.num_patches, siglip.num_layers_used) == ((27, 27), 729, 26)
     assert (clip.grid, clip.num_patches, clip.num_layers_used) == ((24, 24), 576, 23)
+
+
+@pytest.mark.parametrize("layout", ["clip", "siglip"])
+def test_features_stay_contiguous_through_the_tower(layout):
+    config = VisionConfig(layout, 16, 32, 2, 2, 16, 8, 1e-6, "gelu_pytorch_tanh")
+    tower = VisionTower(config)
+    embedded = tower.embeddings(torch.randn(2, 3, 16, 16))
+    assert embedded.is_contiguous()
+    assert tower.encoder(embedded).is_contiguous()

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from vlmamba import __version__
+from vlmamba.commands.ablate import ablate
 from vlmamba.commands.ask import ask
 from vlmamba.commands.bench import bench
 from vlmamba.commands.chat import chat
@@ -32,7 +33,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # a third of the time that --help may take
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, chat, train, score, report, bench, doctor):
+for command in (ask, chat, train, ablate, score, report, bench, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.command("import")(import_parts)
@@ -72,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Torch's threads wait asleep. Waiting busily, as is their habit, they starve whoever shares the cores,
     # and an answer takes several times as long on a machine that does anything else. Training has a machine
     # to itself and many small steps, which waking up would make half as long again.
-    if list(sys.argv[1:] if arguments is None else arguments)[:1] != ["train"]:
+    if list(sys.argv[1:] if arguments is None else arguments)[:1] not in (["train"], ["ablate"]):
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         code = app(arguments, prog_name="vlmamba", standalone_mode=False)

@@ -37,7 +37,10 @@ class VisionEmbeddings(nn.Module):
         self.clip = clip
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        patches = self.patch_embedding(pixel_values).flatten(2).transpose(1, 2)  # (b, p, d)
+        # Contiguous, or every sum in the tower would keep the convolution's order and every norm make a copy.
+        patches = (
+            self.patch_embedding(pixel_values).flatten(2).transpose(1, 2).contiguous()
+        )  # (b, p, d)
         if self.clip:
             token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
             patches = torch.cat([token, patches], 1)  # (b, 1+p, d)

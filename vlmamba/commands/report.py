@@ -29,7 +29,8 @@ _BY_SUFFIX = {".md": "md", ".csv": "csv", ".tex": "latex", ".html": "html", ".ht
 
 def report(
     runs: Annotated[
-        list[Path], typer.Argument(metavar="DIR", help="What `vlmamba eval` or `score` wrote.")
+        list[Path],
+        typer.Argument(metavar="DIR", help="What `vlmamba eval`, `score` or `ablate` wrote."),
     ],
     format: Annotated[
         Format | None,
@@ -50,6 +51,7 @@ def report(
     vlmamba report my-run -o report.html
     vlmamba report before after --diff
     """
+    from vlmamba.ablation.outcomes import is_ablation
     from vlmamba.eval.report import make_report
     from vlmamba.eval.runs import read_runs
     from vlmamba.eval.score import replace_file
@@ -59,7 +61,12 @@ def report(
         if output is not None and (output.is_dir() or not output.parent.is_dir()):
             what = "is a folder" if output.is_dir() else "lies in no folder that exists"
             raise ValueError(f"{output} {what}; name a file")
-        text = _write(make_report(read_runs(runs), diff=diff), chosen)
+        if any(map(is_ablation, runs)):
+            if len(runs) > 1:
+                raise ValueError("ablations are reported alone: name one folder")
+            text = _write_ablations(runs[0], chosen)
+        else:
+            text = _write(make_report(read_runs(runs), diff=diff), chosen)
         if output is not None:
             replace_file(output, _encodable(text, "utf-8"))
     if output is None:
@@ -94,3 +101,16 @@ def _write(content: "Report", chosen: str) -> str:
     if chosen == "json":
         return json.dumps(as_json(content), indent=1) + "\n"
     return {"md": as_markdown, "csv": as_csv, "latex": as_latex}[chosen](content)
+
+
+def _write_ablations(folder: Path, chosen: str) -> str:
+    from vlmamba.ablation import report as reports
+    from vlmamba.ablation.outcomes import read_outcomes
+    from vlmamba.ablation.page import as_html
+    from vlmamba.ablation.rows import TABLES
+
+    report = reports.AblationReport(read_outcomes(folder), list(TABLES.values()))
+    if chosen == "json":
+        return json.dumps(reports.as_json(report), indent=1) + "\n"
+    writers = {"md": reports.as_markdown, "csv": reports.as_csv, "latex": reports.as_latex}
+    return (writers | {"html": as_html})[chosen](report)

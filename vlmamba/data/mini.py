@@ -196,10 +196,11 @@ def training_packs(directory: str | Path) -> dict[str, Pack]:
 class MiniPictures:
     """The mini's pictures and what is said about them: the packs of a directory, and what the package draws.
 
-    gentle: photos keep most of their frame and shares are those of ANSWERING, as in the stages that teach answering.
+    packs: None: nothing but drawn shapes and boxes. gentle: photos keep most of their frame and shares are those of
+    ANSWERING, as in the stages that teach answering.
     """
 
-    packs: str = "packs"
+    packs: str | None = "packs"
     size: int = 128  # pixels
     drawn: int = 30_000  # pictures of shapes
     scenes: int = 100_000  # composed scenes
@@ -267,9 +268,13 @@ class Counts:
 
 
 @lru_cache(maxsize=1)
-def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
+def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[Source]:
     """Everything at hand, with its share of a batch; kept, since every stage of a run asks for it."""
-    opened = training_packs(packs)
+    opened = {} if packs is None else training_packs(packs)
+    boxes = drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 2)
+    drawn = drawn_source("drawn", Drawing(size=size, seed=seed).draw, counts.drawn, LAYOUT, 3)
+    if packs is None:
+        return [boxes, drawn]
     sets = _by_set(opened)
     found: list[Source | None] = []
     if tiny := sets.get("tiny64"):
@@ -292,10 +297,7 @@ def _sources(packs: str, size: int, counts: Counts, seed: int) -> list[Source]:
         learnt, _ = stamps(tux[0])
         scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed, varied=True)
         found.append(scenes_source(scenes, counts.scenes, 9))
-    found.append(easy_vqa_source(2))
-    found.append(drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 2))
-    drawing = Drawing(size=size, seed=seed)
-    found.append(drawn_source("drawn", drawing.draw, counts.drawn, LAYOUT, 3))
+    found += [easy_vqa_source(2), boxes, drawn]
     spoken = tuple(sorted({word for pack in opened.values() for word in _words(pack)}))
     dictionary = _dictionary((Path(packs) / "words.txt", *DICTIONARIES)) or spoken
     fonts = tuple(find_fonts((*FONT_DIRECTORIES, Path(packs) / "fonts")))

@@ -40,3 +40,34 @@ def mean_interval(
     """The interval of `scale` times the mean of `values`."""
     units = np.asarray(values, dtype=np.float64)[:, None]
     return bootstrap_interval([units], lambda means: scale * means[0][:, 0], seed=seed)
+
+
+# Student's 97.5 % quantile for 1, 2, ... degrees of freedom.
+_STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+)  # fmt: skip
+_NORMAL = 1.960
+
+
+def repeated_interval(
+    strata: Sequence[NDArray[np.float64]], *, scale: float = 100
+) -> tuple[float, float]:
+    """Mean and half the 95 % interval of `scale` times the mean over strata, of runs repeated with other seeds.
+
+    `strata` are arrays (seeds, questions), of the same seeds: scores, or their differences. Both seeds and questions
+    are samples: the half width is the root of the squares of two, of the questions' (normal, from what each scored on
+    average over the seeds) and of the seeds' (Student's t, from what each scored on average over the questions). Of a
+    single seed the interval covers the questions alone. Raises ValueError for a stratum without scores.
+    """
+    if any(stratum.size == 0 for stratum in strata) or not strata:
+        raise ValueError("an interval needs at least one scored unit in every stratum")
+    each = np.mean([stratum.mean(1) for stratum in strata], axis=0)  # (seeds,)
+    variances = [
+        stratum.mean(0).var(ddof=1) / stratum.shape[1] if stratum.shape[1] > 1 else 0.0
+        for stratum in strata
+    ]
+    squares = _NORMAL**2 * sum(variances) / len(strata) ** 2
+    if len(each) > 1:
+        student = _STUDENT[min(len(each) - 1, len(_STUDENT)) - 1]
+        squares += student**2 * each.var(ddof=1) / len(each)
+    return scale * float(each.mean()), scale * float(np.sqrt(squares))

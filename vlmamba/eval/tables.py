@@ -75,6 +75,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     "†": r"$^{\dagger}$",
+    "±": r"$\pm$",
 } | {sign: f"\\{sign}" for sign in "&%$#_{}"}
 _LATEX_SIGNS = re.compile("|".join(map(re.escape, _LATEX)))
 

@@ -1,7 +1,8 @@
 """Align and finetune over a mixture: next tokens behind a frozen tower, without one wait for the device.
 
-The same loss as `train/loop.py` takes of any batch. A mixture puts every picture in the same place of its row, so
-nothing has to be looked up on the device, and the tower, which only looks, can be compiled code.
+The same loss as `train/loop.py` takes of any batch. A mixture, and a pool of what a tower made of one, put every
+picture in the same place of its row, so nothing has to be looked up on the device, and the tower, which only looks, can
+be compiled code.
 """
 
 import torch
@@ -9,30 +10,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vlmamba.config import IGNORE_INDEX
-from vlmamba.data.batches import Batches
-from vlmamba.data.mixture import Mixture, MixtureBatch
+from vlmamba.data.batches import Batch, Batches
+from vlmamba.data.mixture import Mixture
 from vlmamba.model import VLMamba
 from vlmamba.train.loop import Objective
+from vlmamba.train.pool import PoolBatches
 from vlmamba.train.stages import StageConfig
 from vlmamba.train.tower import compile_layers
 
 
 def answering(model: VLMamba, batches: Batches, config: StageConfig) -> tuple[VLMamba, Objective]:
     """The model itself, and the objective of its answers about a mixture's pictures."""
-    if not isinstance(batches, Mixture):
+    if isinstance(batches, Mixture):
+        ids = batches.sources[0].input_ids[0]
+    elif isinstance(batches, PoolBatches):
+        ids = batches.pool.input_ids[0]
+    else:
         raise ValueError(
             "this objective needs a mixture, in which every picture stands in the same place"
         )
-    ids = batches.sources[0].input_ids[0].tolist()
-    first = ids.index(model.config.image_token_id)
+    first = ids.tolist().index(model.config.image_token_id)
     tower = model.model.vision_tower
     if config.compile:
         compile_layers(tower.encoder.layers)
     core, patches = model.model, model.config.vision.num_patches
 
-    def objective(_: VLMamba, batch: MixtureBatch) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            features = tower(batch.pixel_values)
+    def objective(_: VLMamba, batch: Batch) -> tuple[Tensor, Tensor]:
+        features = batch.features
+        if features is None:
+            with torch.no_grad():
+                features = tower(batch.pixel_values)
         pictures = core.connector(features, core.config.vision.grid)
         words = core.language_model.embeddings(batch.input_ids)
         behind = first + patches

@@ -20,7 +20,9 @@ LOOKED_AT = 4  # batches from which an epoch's tokens and operations are told
 MEASURED = 5  # steps, of which the first two warm up
 SMALL = 20_000_000  # parameters
 EXAMPLES = ("H100", "A100")  # GPUs to estimate for where there is none
-ASSUMED_MFU = 0.4  # of the peak; assumed, `bench/train_scale.py` measures it
+USUAL_MFU = (
+    0.3  # of the peak: what both stages of the 2.8B reach on an H100 (results/train_scale.json)
+)
 
 
 def forecast(recipe: Recipe, stage: StageConfig, batches: Batches, ranks: Ranks) -> Iterator[str]:
@@ -53,10 +55,10 @@ def forecast(recipe: Recipe, stage: StageConfig, batches: Batches, ranks: Ranks)
     if peak is not None:
         rates = {torch.cuda.get_device_name(ranks.device): peak}
     for name, rate in rates.items():
-        seconds = steps * each * flops / (ASSUMED_MFU * rate)
+        seconds = steps * each * flops / (USUAL_MFU * rate)
         yield (
             f"  time on {ranks.world} x {name}: {duration(seconds)} "
-            f"(an estimate: {ASSUMED_MFU:.0%} of {rate / 1e12:,.0f} TFLOP/s)"
+            f"(an estimate: {USUAL_MFU:.0%} of {rate / 1e12:,.0f} TFLOP/s)"
         )
 
 

@@ -35,7 +35,10 @@ ELSEWHERE = 0.25  # weight of what the teacher says in the other sources' classe
 
 
 class TowerPretraining(nn.Module):
-    """The tower with its heads and its reader; the forward pass returns the loss of a batch."""
+    """The tower with its heads and its reader; the forward pass returns the loss of a batch.
+
+    Without classes (`num_classes` is empty) the tower learns from letters and questions alone.
+    """
 
     def __init__(
         self,
@@ -49,7 +52,7 @@ class TowerPretraining(nn.Module):
         width, heads = vision.hidden_size, vision.num_attention_heads
         self.tower = tower
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, sum(num_classes.values()))
+        self.head = nn.Linear(width, sum(num_classes.values())) if num_classes else nn.Identity()
         self.spans = spans(num_classes)
         self.reader = Reader(width, config.text.vocab_size, heads)
         self.letters = LetterHead(width, heads)
@@ -72,8 +75,10 @@ class TowerPretraining(nn.Module):
         at = self._layout
         labelled = at["labelled"].numel()
         pixels = batch.pixel_values
-        blended, share = blend(pixels[:labelled], at["partner"], batch.draws[:labelled])
-        pixels = torch.cat([blended, pixels[labelled:]])
+        blended, share = pixels[:0], batch.draws[:0]
+        if labelled:
+            blended, share = blend(pixels[:labelled], at["partner"], batch.draws[:labelled])
+            pixels = torch.cat([blended, pixels[labelled:]])
         taught, (teacher,) = None, self._teacher
         if teacher is not None:
             with torch.no_grad():
@@ -109,6 +114,8 @@ class TowerPretraining(nn.Module):
         told = at["told"]
         if len(told):
             loss = loss + self.patch_loss(patches[told], shown[told])
+        if not len(at["labelled"]):
+            return loss
         photos = patches[: len(at["labelled"])]
         pooled = self.norm(photos.mean(1))
         logits = self.head(pooled).float()
@@ -225,12 +232,30 @@ def tower_pretraining(
     model: VLMamba, batches: Batches, config: StageConfig
 ) -> tuple[TowerPretraining, Objective]:
     """The tower of `model` with heads for every source of a mixture that has classes, and the objective."""
-    if not isinstance(batches, Mixture):
-        raise ValueError("a tower is pre-trained on a mixture of pictures with classes")
+    batches = _mixture(batches)
     teacher = lite0.shared_teacher(tuple(batches.num_classes.items()))
     if teacher is not None:
         teacher = teacher.to(model.device)
         teacher.teacher.fold(torch.bfloat16 if model.device.type == "cuda" else torch.float32)
+    return _pretraining(model, batches, config, teacher)
+
+
+def tower_alone(
+    model: VLMamba, batches: Batches, config: StageConfig
+) -> tuple[TowerPretraining, Objective]:
+    """As `tower_pretraining`, without a teacher, whether its package is installed or not."""
+    return _pretraining(model, _mixture(batches), config, None)
+
+
+def _mixture(batches: Batches) -> Mixture:
+    if not isinstance(batches, Mixture):
+        raise ValueError("a tower is pre-trained on a mixture of pictures")
+    return batches
+
+
+def _pretraining(
+    model: VLMamba, batches: Mixture, config: StageConfig, teacher: TeacherTuning | None
+) -> tuple[TowerPretraining, Objective]:
     tower = model.model.vision_tower
     pretraining = TowerPretraining(tower, model.config, batches.num_classes, teacher)
     if config.compile:

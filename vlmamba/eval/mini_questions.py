@@ -1,14 +1,20 @@
-"""The questions of bench/mini_quality.py: by pack, and on scenes composed of cut-outs that were never learnt from."""
+"""What a mini model is asked: by validation pack, and on scenes composed of cut-outs that were never learnt from.
+
+`bench/mini_quality.py` asks all of it of one model, `vlmamba ablate` a part of it of many. Pictures are decoded when
+they are needed.
+"""
 
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
 
 from vlmamba.data import kinds
 from vlmamba.data.dialogues import with_article
+from vlmamba.data.made import made
 from vlmamba.data.mini import FASHION_DIRECTORIES, VALIDATION_ONLY, easy_vqa, landscapes
 from vlmamba.data.packs import Pack, find_packs, open_pack
 from vlmamba.data.photos import FASHION, class_name, fashion, fashion_files
@@ -104,11 +110,13 @@ def composed(stamp_pack: Pack, tiny: list[Pack], form: str, count: int = 500) ->
     """Counting or relations on scenes of stamps that no training scene shows."""
     _, held = stamps(stamp_pack)
     scenes = Scenes(tuple(held), landscapes(tiny), 128, seed=1)
-    return [Question(*scenes.exam(index, form)) for index in range(count)]
+    return [Question(*drawn) for drawn in made(partial(scenes.exam, form=form), count, chunk=64)]
 
 
-def question_sets(data: Path | None) -> Iterator[tuple[str, Callable[[], list[Question]]]]:
-    """The sets at hand, one after the other, each made when it is asked for."""
+def question_sets(
+    data: Path | None, composed_count: int = 500
+) -> Iterator[tuple[str, Callable[[], list[Question]]]]:
+    """The sets at hand, one after the other, each made when it is asked for; `composed_count` scenes are composed."""
     packs = find_packs(data) if data else {}
     held = {
         name.split("_")[0]: (name, path)
@@ -139,7 +147,12 @@ def question_sets(data: Path | None) -> Iterator[tuple[str, Callable[[], list[Qu
         tux = packs["tuxpaint_160_rgba"]
         tiny = [held["tiny64"][1]] if "tiny64" in held else []
         for name, form in (("counting_held_out", "count"), ("relations_held_out", "relation")):
-            yield name, lambda form=form: composed(open_pack(tux), [*map(open_pack, tiny)], form)
+            yield (
+                name,
+                lambda form=form: composed(
+                    open_pack(tux), [*map(open_pack, tiny)], form, composed_count
+                ),
+            )
     for kind in ("caltech101", "cifar10"):
         if kind in held:
             path = held[kind][1]
@@ -165,4 +178,4 @@ def _names(pack: Pack) -> list[str]:
 
 
 def _picture(pack: Pack, k: int) -> Image.Image:
-    return pack.picture(k).convert("RGB")
+    return pack.picture(k)

@@ -1,7 +1,5 @@
 """What bench/mini_quality.py asks: nothing that training asks in the same words, and half of its answers yes."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from pack_files import write_pack
@@ -9,16 +7,7 @@ from PIL import Image
 
 from vlmamba.data import wordings
 from vlmamba.data.packs import open_pack
-
-BENCH = Path(__file__).parents[1] / "bench"
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    monkeypatch.syspath_prepend(BENCH)
-    import mini_questions
-
-    return mini_questions
+from vlmamba.eval import mini_questions as asked
 
 
 @pytest.fixture
@@ -29,12 +18,12 @@ def pack(tmp_path):
     return open_pack(tmp_path / "p.npz")
 
 
-def test_unseen_wordings_are_unseen(asked):
+def test_unseen_wordings_are_unseen():
     assert not set(asked.UNSEEN_NAMING) & set(wordings.NAMING)
     assert not set(asked.UNSEEN_UNANSWERABLE) & set(wordings.UNANSWERABLE)
 
 
-def test_presence_is_half_yes_and_true(asked, pack):
+def test_presence_is_half_yes_and_true(pack):
     names = pack.classes
     questions = asked.presence(pack, same_kind=False)
     assert len(questions) == 200
@@ -43,7 +32,7 @@ def test_presence_is_half_yes_and_true(asked, pack):
     assert 80 < sum(q.answer == "yes" for q in questions) < 120
 
 
-def test_absentees_of_the_same_kind(asked, pack):
+def test_absentees_of_the_same_kind(pack):
     questions = asked.presence(pack, same_kind=True)
     absent = {q.text for q in questions if q.answer == "no"}
     assert absent == {
@@ -52,7 +41,7 @@ def test_absentees_of_the_same_kind(asked, pack):
     }  # fmt: skip
 
 
-def test_answers_count_whatever_their_case_and_article(asked):
+def test_answers_count_whatever_their_case_and_article():
     question = asked.Question(Image.new("RGB", (1, 1)), "What is this?", "Egyptian cat")
     assert question.counts("an egyptian cat.")
     assert not question.counts("cat")
