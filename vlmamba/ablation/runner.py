@@ -16,6 +16,7 @@ from vlmamba.ablation.outcomes import PLAN, Outcomes, read_outcomes
 from vlmamba.ablation.rows import Ablation, Variant, choose_tables, variants_of
 from vlmamba.ablation.scale import Scale, find_scale
 from vlmamba.config import VisionLayout
+from vlmamba.data.made import pool
 from vlmamba.eval.reading import read_json
 from vlmamba.eval.score import replace_file
 from vlmamba.train import overrides
@@ -46,6 +47,7 @@ def run(
     for name, value in (("seeds", seeds), ("limit", limit)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
+    pool().submit(int).result()  # forks the processes that make pictures, before CUDA has begun
     place = _place(device)
     begin(output, scale, limit)
     lab = Lab(scale, output, place, limit)
