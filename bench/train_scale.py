@@ -49,8 +49,8 @@ VARIANTS = (
     "finetune padded one",
     "align padded one",
     "align packed one recompute=mixer",
-    "finetune packed one recompute=scan batch_size=3 optimizer=adamw8bit",
-    "finetune packed one recompute=scan batch_size=2",
+    "finetune packed one recompute=scan optimizer=adamw8bit",
+    "finetune packed one recompute=scan batch_size=3",
     "finetune packed one recompute=nothing batch_size=1",
 )
 
