@@ -286,8 +286,10 @@ def _ssm_step_kernel(
     # dt_proj hands on its result in the model's dtype.
     delta = softplus(dt.to(dtype).to(tl.float32) + dt_bias[None, :])  # (rows, channels)
     u = _convolved(past, x, newest).to(tl.float32)
-    h = tl.exp2(delta[:, :, None] * A2[None, :, :]) * h
-    h += (delta * u)[:, :, None] * B[:, None, :]
+    # Which of the two products is rounded is said, so that it is the same one however a plan cuts the rows.
+    h = tl.fma(
+        tl.exp2(delta[:, :, None] * A2[None, :, :]), h, (delta * u)[:, :, None] * B[:, None, :]
+    )
     y = tl.sum(h * C[:, None, :], 2) + D[None, :] * u
     tl.store(out_ptr + row[:, None] * e + channel[None, :], y * z * sigmoid(z), mask=mask)
     tl.store(ssm_after_ptr + states, h, mask=tile)
