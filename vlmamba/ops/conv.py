@@ -22,8 +22,9 @@ from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
 BACKWARD_RUN, BACKWARD_BLOCK_E = 4, 128
-# The backward pass has so many programs at most, all at once: 16 warps on each of an H100's 132 multiprocessors.
-PROGRAMS = 2112
+# The backward pass gives a program up to RUNS runs, as long as there are about so many programs: one warp each, and an
+# H100 holds 2112 of them at once.
+PROGRAMS, RUNS = 2048, 40
 OPTIONS = {"num_warps": 1, "num_stages": 1, "enable_fp_fusion": True}
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
@@ -170,7 +171,7 @@ def _backward(
     grad, other = [*(g if g.stride(-1) == 1 else g.contiguous() for g in grads), None][:2]
     # A run of outputs gives the gradients of the inputs K-1 positions before it, so the runs go beyond the end.
     runs, blocks = triton.cdiv(l + k - 1, BACKWARD_RUN), triton.cdiv(e, BACKWARD_BLOCK_E)
-    each = triton.cdiv(runs, max(1, PROGRAMS // max(1, b * blocks)))
+    each = max(1, min(RUNS, b * runs * blocks // PROGRAMS))
     groups = triton.cdiv(runs, each)
     partial = torch.empty((b * groups, k + 1, e), dtype=dtype, device=x.device)
     dinitial = None if initial_state is None else torch.empty_like(initial_state)
