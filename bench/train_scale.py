@@ -17,6 +17,7 @@ import argparse
 import gc
 import json
 import statistics
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict, replace
@@ -219,6 +220,9 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="forms over several processes")
     parser.add_argument("--json", type=Path, help="where the record goes; added to if it is there")
     arguments = parser.parse_args()
+    rows, before, file = [], [], arguments.json
+    if file and file.exists():
+        before = json.loads(file.read_text())["runs"]
     with Ranks.start() as ranks:
         for variant in arguments.variants:
             stage, layout, form = read(variant, arguments.accumulation, ranks.world)
@@ -229,10 +233,11 @@ def main() -> None:
                 row = {"variant": variant, "out of memory": str(error).splitlines()[0]}
             gc.collect()
             torch.cuda.empty_cache()
+            rows.append(row)
             if ranks.first:
                 print(row, flush=True) if "out of memory" in row else show(row)
-                if arguments.json:
-                    write(arguments.json, row)
+                if file:
+                    write(file, before, rows)
 
 
 def read(variant: str, accumulation: int, world: int) -> tuple[StageConfig, str, str]:
@@ -248,18 +253,15 @@ def read(variant: str, accumulation: int, world: int) -> tuple[StageConfig, str,
     return stage, layout, form
 
 
-def write(file: Path, row: dict) -> None:
-    before = json.loads(file.read_text())["variants"] if file.exists() else []
+def write(file: Path, runs: list[dict], rows: list[dict]) -> None:
+    """`rows` of this run after the `runs` that the file held before."""
     assumed = {
         stage: {name: asdict(kind) for name, kind in kinds.items()}
         for stage, kinds in STAGES.items()
     }
-    record = {
-        **circumstances("python bench/train_scale.py", 0),
-        "lengths assumed": assumed, "variants": [*before, row],
-    }  # fmt: skip
+    run = {**circumstances(" ".join(["bench/train_scale.py", *sys.argv[1:]]), 0), "variants": rows}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1) + "\n")
+    file.write_text(json.dumps({"lengths assumed": assumed, "runs": [*runs, run]}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def vl_mamba_2_8b() -> Recipe:
         # of its model_max_length, 2048, would be 91 % (bench/data_pipeline.py).
         batch_size=4,
         max_length=3840,
-        recompute="mixer",  # 66 GB
+        recompute="mixer",  # 60 GB by count
     )
     return Recipe(
         name="vl-mamba-2.8b",
