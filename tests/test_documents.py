@@ -62,11 +62,12 @@ def test_the_readme_shows_the_two_commands():
     assert "make test" in readme
 
 
-def test_the_kernels_page_states_the_record_of_training():
+@pytest.mark.parametrize(("b", "l"), [(4, 2048), (1, 8192)])
+def test_the_kernels_page_states_the_record_of_training(b, l):
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     runs = json.loads((ROOT / "results" / "gpu_model.json").read_text())["runs"]
     rows = [row for run in runs for row in run["rows"]]
-    stated = [row for row in rows if (row["what"], row["b"], row["l"]) == ("train", 4, 2048)]
+    stated = [row for row in rows if (row["what"], row["b"], row["l"]) == ("train", b, l)]
     assert stated
     for row in stated:
         rate = 1e3 * row["b"] * row["l"] / row["ms"]
@@ -77,3 +78,17 @@ def test_the_kernels_page_states_the_record_of_training():
     )
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{eager / ours:.2f} / {compiled / ours:.2f} x as fast | [gpu_model]" in readme
+
+
+def test_the_kernels_page_states_the_record_of_the_scan():
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "results" / "gpu_scan_plans.json").read_text())
+    for row in record["timings"]:
+        forward, backward = row["forward_ms"], row["backward_ms"][row["chosen"]]
+        shape = f"| {row['b']}, {row['e']}, {row['l']} |"
+        lines = [line for line in page.splitlines() if line.startswith(shape)]
+        assert all(f"| {forward:.3f} |" in line and f"| {backward:.2f} |" in line for line in lines)
+        if (row["b"], row["l"]) == (8, 2048):
+            assert lines
+            readme = (ROOT / "README.md").read_text(encoding="utf-8")
+            assert f"| {forward:.2f} / {backward:.2f} ms | [gpu_scan_plans]" in readme
