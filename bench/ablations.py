@@ -51,6 +51,7 @@ def main() -> None:
     head = circumstances("vlmamba ablate all; python bench/ablations.py FOLDER")
     head["commit"] = arguments.commit or head["commit"]
     head["hardware"] = {"trained on": sorted({run["device"] for run in runs})}
+    head["versions"] = {"torch": sorted({run["torch"] for run in runs})}
     record = {**head, **as_json(report), "runs": runs}
     arguments.record.write_text(
         json.dumps(record, indent=None, separators=(",", ":")).replace("},{", "},\n{") + "\n"

@@ -92,3 +92,20 @@ def test_the_kernels_page_states_the_record_of_the_scan():
             assert lines
             readme = (ROOT / "README.md").read_text(encoding="utf-8")
             assert f"| {forward:.2f} / {backward:.2f} ms | [gpu_scan_plans]" in readme
+
+
+def test_the_ablations_state_the_record():
+    tables = json.loads((ROOT / "results" / "ablations.json").read_text())["tables"]
+    stated = {
+        ("4", "vss-l2-bsm", "mlp-wide"): "{} points more than an MLP of its size",
+        ("4", "vss-l2-bsm", "mlp"): "{} more than the small MLP",
+        ("5", "vss-l2-csm", "vss-l2-bsm"): "Four add {} points",
+    }
+    page = " ".join((ROOT / "docs" / "ablations.md").read_text(encoding="utf-8").split())
+    for (number, variant, base), words in stated.items():
+        (found,) = (
+            figure
+            for figure in tables[number]["figures"]
+            if (figure["variant"], figure["base"], figure["group"]) == (variant, base, "all sets")
+        )
+        assert words.format(f"{found['value']:.1f} ± {found['half']:.1f}") in page

@@ -109,6 +109,7 @@ class Lab:
             "connector_parameters": sum(p.numel() for p in core.connector.parameters()),
             "language_parameters": sum(p.numel() for p in core.language_model.parameters()),
             "device": self._device_name,
+            "torch": torch.__version__,
             "losses": losses,
             "seconds": {name: round(took, 2) for name, took in seconds.items()},
             "exam": self.exam.digest,

@@ -33,7 +33,7 @@ class Figure:
     @property
     def text(self) -> str:
         sign = "+" if self.base else ""
-        return f"{self.value:{sign}.1f} ± {self.half:.1f}"
+        return f"{round(self.value, 1) + 0.0:{sign}.1f} ± {self.half:.1f}"  # never -0.0
 
 
 class AblationReport:

@@ -96,7 +96,8 @@ def begin(output: Path, scale: Scale, limit: int) -> None:
 def plan_of(scale: Scale, limit: int) -> dict[str, Any]:
     """All that the outcomes depend on, by name."""
     settings = resolved(scale.recipe)
-    kept = {k: v for k, v in settings.items() if k.rsplit(".", 1)[-1] not in HARMLESS}
+    elsewhere = (*HARMLESS, "packs")  # where the packs lie is no matter
+    kept = {k: v for k, v in settings.items() if k.rsplit(".", 1)[-1] not in elsewhere}
     return kept | {"layers": list(scale.layers), "limit": limit}
 
 

@@ -46,7 +46,7 @@ class Scale:
 
 
 def mini() -> Scale:
-    """The mini's parts, its data and its stages, in steps that let every row be trained three times and more.
+    """The mini's parts, data and stages, in so few steps that an H100 trains every row three times in nine minutes.
 
     The towers learn from labels and questions alone: both layouts equally, and without the minutes of a teacher.
     """
@@ -55,12 +55,12 @@ def mini() -> Scale:
     texts = MiniTexts(drawn=15_000, scenes=30_000, boxes=15_000, words=60_000, count=80_000)
     gentle = replace(pictures, gentle=True)
     tower = StageConfig(
-        "pretrain", lr=2e-3, batch_size=1024, steps=1500, max_length=112, weight_decay=0.05, betas=(0.9, 0.98),
+        "pretrain", lr=2e-3, batch_size=1024, steps=700, max_length=112, weight_decay=0.05, betas=(0.9, 0.98),
         average=0.998, max_skipped=20, workers=0, log_interval=100, checkpoint_interval=1_000_000,
     )  # fmt: skip
-    language = replace(tower, name="language", steps=400, max_length=48, average=0.0)
-    align = replace(tower, name="align", batch_size=512, steps=100, weight_decay=0.0, average=0.0)
-    finetune = replace(tower, name="finetune", lr=1.5e-3, batch_size=512, steps=500, average=0.0)
+    language = replace(tower, name="language", steps=300, max_length=48, average=0.0)
+    align = replace(tower, name="align", batch_size=512, steps=60, weight_decay=0.0, average=0.0)
+    finetune = replace(tower, name="finetune", lr=1.5e-3, batch_size=512, steps=350, average=0.0)
     recipe = replace(
         base,
         stages=(
