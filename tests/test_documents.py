@@ -80,6 +80,15 @@ def test_the_kernels_page_states_the_record_of_training(b, l):
     assert f"{eager / ours:.2f} / {compiled / ours:.2f} x as fast | [gpu_model]" in readme
 
 
+def test_the_kernels_page_states_the_record_of_the_ops():
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "results" / "gpu_ops.json").read_text())
+    both_ways = [row for row in record["rows"] if (row["b"], row["l"]) == (4, 2048)][:2]
+    for row in both_ways:
+        keys = ("forward_ms", "forward_floor_ms", "backward_ms", "backward_floor_ms")
+        assert f"| {' | '.join(f'{row[key]:.3f}' for key in keys)} |" in page
+
+
 def test_the_kernels_page_states_the_record_of_the_scan():
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "results" / "gpu_scan_plans.json").read_text())

@@ -205,8 +205,11 @@ def test_every_kernel_compiles(monkeypatch, tmp_path, architecture):
     for dtype, n, absent in ((torch.bfloat16, 16, ()), (torch.float32, 33, OPTIONAL)):
         arguments = without(scan_arguments(1, 5, 4, n, dtype), *absent)
         results(cuda_scan.selective_scan, arguments, dt_softplus=True)
-    names = [f"selective_scan_{part}" for part in ("fwd", "bwd", "sum")]
-    assert [name for name, _ in compiled] == names * 2
+    (at_once,) = (plan for plan in scan_plans.BACKWARD if plan.cut)
+    monkeypatch.setattr(cuda_scan, "backward_plan", lambda *_: at_once)
+    results(cuda_scan.selective_scan, scan_arguments(1, 5, 4, 16, torch.bfloat16))
+    parts = ["fwd", "bwd", "sum"] * 2 + ["fwd", "reach", "join", "bwd", "sum"]
+    assert [name for name, _ in compiled] == [f"selective_scan_{part}" for part in parts]
     assert all(name.encode() in code for name, code in compiled)
 
 
