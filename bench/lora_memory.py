@@ -107,7 +107,7 @@ def measure(name: str, rows: int, limit: float | None) -> dict:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4], help="rows of a batch")
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 2], help="rows of a batch")
     parser.add_argument("--limit", type=float, default=22.0, help="gibibytes for adapters")
     parser.add_argument("--json", help="where to write the record")
     options = parser.parse_args()
