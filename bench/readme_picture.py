@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from vlmamba import load
 
 QUESTIONS = (
-    "Is it an animal?",
-    "Which letter fits the picture? A. ship B. cat C. pizza",
+    "Is there a cat?",
+    "Describe the picture.",
     "Who owns this?",
 )
 WIDTH, HEIGHT, MARGIN, SIZE = 1000, 280, 24, 20
