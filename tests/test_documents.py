@@ -56,6 +56,28 @@ def test_the_readme_table_states_the_records():
         assert figure in readme
 
 
+def test_readme_and_kernels_page_state_the_record_of_decoding():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "results" / "gpu_decode.json").read_text())
+    rows = record["decode"]
+    taken, floors = (
+        " / ".join(f"{row[name]:.2f}" for row in rows) for name in ("engine_ms", "floor_ms")
+    )
+    assert f"| {taken}; {floors} | [gpu_decode]" in readme
+    for row in rows:
+        figures = f"{row['floor_ms']:.2f} | {row['engine_ms']:.2f} | {row['replay_ms']:.2f}"
+        assert f"| batch {row['batch']} | {figures} |" in page
+    first = record["first_token"]
+    for name in (
+        "reading_the_picture_ms",
+        "reading_the_question_ms",
+        "answer_ms",
+        "in_one_pass_ms",
+    ):
+        assert f"| {first[name]:.1f} |" in page
+
+
 def test_the_readme_shows_the_two_commands():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert "make ask" in readme
