@@ -256,7 +256,7 @@ def ratios(times: dict, training: dict) -> dict[str, tuple[float, float, float]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=7, help="of prefill and decode")
-    parser.add_argument("--rounds", type=int, default=3, help="of the training processes")
+    parser.add_argument("--rounds", type=int, default=6, help="of the training processes")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path, help="where the record goes")
     parser.add_argument("--train-alone", nargs=2, help=argparse.SUPPRESS)
