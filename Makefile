@@ -25,7 +25,7 @@ ask: $(VENV)/.ready-to-ask
 	@$(BIN)/vlmamba ask "$(PICTURE)" "$(QUESTION)"
 
 test: lint
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2
 
 lint: $(VENV)/.ready-to-test
 	$(BIN)/ruff format --check
