@@ -30,12 +30,15 @@ def main() -> None:
     arguments = parser.parse_args()
     runs = json.loads(arguments.record.read_text())["runs"]
     rows = [row for run in runs for row in run["variants"] if "out of memory" not in row]
+    untimed = [row for run in runs if run.get("gpu shared") for row in run["variants"]]
     rows.sort(key=lambda row: (row["stage"], row["processes"], row["layout"]), reverse=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.36 * len(rows) + 1), sharey=True)
     for at, row in enumerate(rows):
         colour = COLOURS[row["stage"]]
-        speed = row["tokens a second"] / row["processes"] / 1e3
-        for axes, value in ((left, speed), (right, row["gigabytes"])):
+        bars = [(right, row["gigabytes"])]
+        if row not in untimed:
+            bars.append((left, row["tokens a second"] / row["processes"] / 1e3))
+        for axes, value in bars:
             axes.barh(at, value, 0.7, color=colour)
             axes.text(value, at, f" {value:.1f}", va="center", fontsize=8)
         told = row["gigabytes expected"]
