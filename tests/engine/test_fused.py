@@ -1,16 +1,10 @@
-"""The fused kernels of decoding and reading against the modules: interpreted, compiled ahead of time, on a GPU.
+"""The fused kernels of decoding and reading against the modules: interpreted, compiled ahead of time, on a GPU."""
 
-Triton decides at import whether to interpret, so the interpreted tests run in a process of their own,
-started by `test_the_interpreted_tests_pass`.
-"""
-
-import os
-import subprocess
-import sys
 from itertools import zip_longest
 
 import pytest
 import torch
+from interpreter import compiled, interpreted, on_gpu, run_interpreted
 from tiny import tiny_config
 
 from vlmamba.engine import Sampling, generate
@@ -26,21 +20,12 @@ from vlmamba.engine.fused_read import fused_read  # noqa: E402
 from vlmamba.ops import decode as kernels  # noqa: E402
 from vlmamba.ops.thin_linear import Tile  # noqa: E402
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with the interpreter")
-compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 SMALL = Plan(Tile(64, 32), Tile(64, 32, splits=2), Tile(64, 32), select_splits=2)
 PLANS = {
     "a row a program": SMALL,
     "16 rows a program": SMALL._replace(select_rows=16, step_rows=4, dt_proj=Tile(64, 32)),
     "one split": SMALL._replace(select_splits=1, out_proj=Tile(64, 32)),
 }
-
-
-def on_gpu(test):
-    """Marks a test that needs a real CUDA device."""
-    skip = pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="no CUDA device")
-    return pytest.mark.gpu(skip(test))
 
 
 def odd_model(dtype: torch.dtype, device: str = "cpu", **text) -> VLMamba:
@@ -150,11 +135,7 @@ def test_last_inputs_equal_the_definition(l, width):
 
 @compiled
 def test_the_interpreted_tests_pass():
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
-    settings = {"TRITON_INTERPRET": "1", "VLMAMBA_BACKEND": "gpu", "PYTEST_ADDOPTS": ""}
-    run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "passed" in run.stdout
+    assert "passed" in run_interpreted(__file__)
 
 
 def test_what_the_kernels_do_not_know_is_named():

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from test_gpu import compiled, interpreted, on_gpu, slack
+from interpreter import compiled, interpreted, on_gpu
 from test_gpu import poisoned_memory as poisoned_memory  # a fixture for every test here too
+from test_gpu import slack
 
 from vlmamba import ops
 from vlmamba.ops import reference

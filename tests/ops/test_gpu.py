@@ -1,23 +1,13 @@
-"""The Triton kernels against the reference: under the interpreter on the CPU, compiled ahead of time, on a GPU.
-
-Triton decides at import whether to interpret, so the interpreted tests run in a process of their own,
-started by `test_the_interpreted_tests_pass`.
-"""
-
-import os
-import subprocess
-import sys
+"""The Triton kernels against the reference: under the interpreter on the CPU, compiled ahead of time, on a GPU."""
 
 import pytest
 import torch
+from interpreter import INTERPRETED, compiled, interpreted, on_gpu, run_interpreted
 
 from vlmamba import ops
 from vlmamba.ops import cuda_runtime, reference
 
 triton = pytest.importorskip("triton")
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-interpreted = pytest.mark.skipif(not INTERPRETED, reason="runs in a process with the interpreter")
-compiled = pytest.mark.skipif(INTERPRETED, reason="the interpreter compiles nothing")
 
 # Beside twice the reference's own error, as parts of a tensor's largest value: outputs, gradients. The interpreter
 # cuts float32 to bfloat16 where the hardware rounds, up to one unit in the last place; its exponential is exact where
@@ -37,12 +27,6 @@ def slack(name, dtype):
 
 SCAN_OPTIONS = ["D", "z", "dt_bias", "dt_softplus", "initial_state", "reset"]
 CONV_OPTIONS = ["bias", "activation", "initial_state", "reset"]
-
-
-def on_gpu(test):
-    """Marks a test that needs a real CUDA device."""
-    skip = pytest.mark.skipif(INTERPRETED or not torch.cuda.is_available(), reason="no CUDA device")
-    return pytest.mark.gpu(skip(test))
 
 
 @pytest.fixture(autouse=True)
@@ -307,11 +291,7 @@ def test_without_gradients_and_inside_a_compiled_function():
 
 @compiled
 def test_the_interpreted_tests_pass():
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", __file__]
-    settings = {"TRITON_INTERPRET": "1", "VLMAMBA_BACKEND": "gpu", "PYTEST_ADDOPTS": ""}
-    run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
-    assert "test_scan" not in run.stdout
+    assert "test_scan" not in run_interpreted(__file__)
 
 
 def launches(monkeypatch, call):

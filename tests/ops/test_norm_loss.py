@@ -4,13 +4,10 @@ Triton decides at import whether to interpret, so the interpreted tests, those o
 process of their own, started by `test_the_interpreted_tests_pass`.
 """
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from test_gpu import compile_for, compiled, interpreted, launches, on_gpu, slack
+from interpreter import compiled, interpreted, on_gpu, run_interpreted
+from test_gpu import compile_for, launches, slack
 from test_gpu import poisoned_memory as poisoned_memory  # a fixture for every test here too
 
 from vlmamba import ops
@@ -215,11 +212,8 @@ class TestInterpreted:
 
 @compiled
 def test_the_interpreted_tests_pass():
-    files = [__file__, __file__.replace("norm_loss", "gated_conv")]
-    command = [sys.executable, "-m", "pytest", "-m", "not gpu", "-p", "no:cacheprovider", *files]
-    settings = {"TRITON_INTERPRET": "1", "VLMAMBA_BACKEND": "gpu", "PYTEST_ADDOPTS": ""}
-    run = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-    assert run.returncode == 0, run.stdout + run.stderr
+    output = run_interpreted(__file__, __file__.replace("norm_loss", "gated_conv"))
+    assert "passed" in output
 
 
 @compiled

@@ -14,7 +14,7 @@ from vlmamba.ablation.outcomes import Outcomes
 from vlmamba.ablation.rows import Ablation, Row
 from vlmamba.eval.intervals import repeated_interval
 from vlmamba.eval.paper_table import ABLATED, ABLATIONS, COLUMNS
-from vlmamba.eval.tables import Table, latex_text, to_latex, to_markdown
+from vlmamba.eval.tables import Table, latex_page, to_markdown
 
 ALL = "all sets"
 
@@ -152,9 +152,7 @@ def as_markdown(report: AblationReport) -> str:
 
 def as_latex(report: AblationReport) -> str:
     """The tables for the booktabs package, remarks first."""
-    remarks = [rf"\par\noindent {latex_text(remark)}" for remark in report.remarks]
-    tables = [to_latex(table) for table in report_tables(report)]
-    return "\n\n".join([r"% needs \usepackage{booktabs}", *remarks, *tables]) + "\n"
+    return latex_page(report.remarks, report_tables(report))
 
 
 def as_csv(report: AblationReport) -> str:

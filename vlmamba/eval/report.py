@@ -14,7 +14,7 @@ from vlmamba.eval.paired import Comparison, compare
 from vlmamba.eval.paper_table import COLUMNS, ROWS, VL_MAMBA
 from vlmamba.eval.runs import Run, why_partial
 from vlmamba.eval.score import is_partial
-from vlmamba.eval.tables import Table, latex_text, to_latex, to_markdown
+from vlmamba.eval.tables import Table, latex_page, to_markdown
 from vlmamba.eval.task import Scores
 
 DAGGER = "†"
@@ -292,9 +292,7 @@ def all_notes(report: Report) -> list[str]:
 
 def as_latex(report: Report) -> str:
     """The report's tables for the booktabs package, remarks first."""
-    remarks = [rf"\par\noindent {latex_text(remark)}" for remark in report.remarks]
-    tables = [to_latex(table) for table in report_tables(report)]
-    return "\n\n".join([r"% needs \usepackage{booktabs}", *remarks, *tables]) + "\n"
+    return latex_page(report.remarks, report_tables(report))
 
 
 def as_csv(report: Report) -> str:

