@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from vlmamba.config import IGNORE_INDEX, ConnectorConfig, MambaConfig, ModelConfig, VisionConfig
+from vlmamba.data.census import OUTSIDE, SLOTS, VALUES
 from vlmamba.data.mixture import MixtureBatch
 from vlmamba.data.patch_classes import NO_THING, UNKNOWN
 from vlmamba.train.stages import freeze_for
@@ -37,9 +38,11 @@ def a_batch():
     letters[6] = torch.arange(12)
     patches = torch.full((7, 4), UNKNOWN)
     patches[5] = torch.tensor([NO_THING, NO_THING, NO_THING + 1, NO_THING + 2])
+    census = torch.full((7, 4, SLOTS), OUTSIDE, dtype=torch.int8)
+    census[4, :2] = torch.arange(SLOTS) % VALUES
     return MixtureBatch(
         ids, labels, pixels, classes=torch.tensor([0, 1, 2, 0, -1, -1, -1]), letters=letters, patches=patches,
-        draws=torch.rand(7, 6, generator=generator), counts={"photos": 4, "shapes": 2, "words": 1},
+        census=census, draws=torch.rand(7, 6, generator=generator), counts={"photos": 4, "shapes": 2, "words": 1},
     )  # fmt: skip
 
 
@@ -61,6 +64,7 @@ def test_every_objective_reaches_the_tower():
         "labels": torch.full_like(batch.labels, IGNORE_INDEX),
         "letters": batch.letters.clamp(max=-1),
         "patches": batch.patches.clamp(max=-1),
+        "census": batch.census.clamp(max=-1),
     }
     whole = pretraining()(batch).item()
     for name, nothing in silent.items():
@@ -70,6 +74,20 @@ def test_every_objective_reaches_the_tower():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in model.tower.parameters())
     assert model.letters.queries.grad.abs().sum() > 0
     assert model.shown.weight.grad.abs().sum() > 0
+    assert model.census.weight.grad.abs().sum() > 0
+
+
+def test_a_census_is_learnt_slot_by_slot():
+    model, batch = pretraining(), a_batch()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        optimizer.zero_grad()
+        loss = model.census_loss(model.tower(batch.pixel_values[4:5]), batch.census[4:5])
+        loss.backward()
+        optimizer.step()
+    found = model.census(model.tower(batch.pixel_values[4:5])).view(4, SLOTS, VALUES).argmax(2)
+    assert torch.equal(found[:2], batch.census[4, :2].long())
+    assert loss.item() < 0.1
 
 
 def test_a_blended_picture_has_both_labels():

@@ -4,8 +4,9 @@ Pictures and statements are of the kind that NLVR collected from people (Suhr et
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -15,6 +16,9 @@ INKS = {"black": (0, 0, 0), "blue": (0, 153, 255), "yellow": (255, 255, 0)}
 SHAPES = ("square", "circle", "triangle")
 NUMBER = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GROUND, GAP = (211, 211, 211), (128, 128, 128)
+BARS = (127, 127, 127)  # with which the processor makes a picture a square
+SIDE, GAP_WIDTH = 100, 50
+WIDTH = 3 * SIDE + 2 * GAP_WIDTH
 
 
 @dataclass(frozen=True)
@@ -45,24 +49,32 @@ class BoxPictures:
     seed: int = 0
 
     def draw(self, index: int) -> tuple[Image.Image, Dialogue]:
+        boxes, dialogue = self.told(index)
+        return picture(boxes, self.size), dialogue
+
+    def told(self, index: int) -> tuple[list[Box], Dialogue]:
+        """The boxes of a picture, and what is asked of them."""
         rng = random.Random(f"{self.seed}/{index}/boxes")
         towers = rng.random() < 0.5
         boxes = [_tower(rng) if towers else _scatter(rng) for _ in range(3)]
         claims = TOWER_CLAIMS if towers else SCATTER_CLAIMS
-        dialogue = [truth(*_balanced(boxes, claims, rng), rng) for _ in range(2)]
-        return picture(boxes, self.size), dialogue
+        return boxes, [truth(*_balanced(boxes, claims, rng), rng) for _ in range(2)]
 
 
-def picture(boxes: list[Box], size: int) -> Image.Image:
-    """The boxes in a row, 400 x 100, between grey bars that make them a square."""
-    canvas = Image.new("RGB", (400, 400), (127, 127, 127))
-    pen = ImageDraw.Draw(canvas)
-    pen.rectangle((0, 150, 400, 249), fill=GAP)
+def picture(boxes: Sequence[Box], size: int) -> Image.Image:
+    """The boxes in a row, 400 x 100, between grey bars that make them a square; size: a multiple of 16.
+
+    Only a strip is drawn and reduced: the bars are the same everywhere.
+    """
+    above = SIDE // 4
+    strip = Image.new("RGB", (WIDTH, SIDE + 2 * above), BARS)
+    pen = ImageDraw.Draw(strip)
+    pen.rectangle((0, above, WIDTH, above + SIDE - 1), fill=GAP)
     for number, box in enumerate(boxes):
-        left = 150 * number
-        pen.rectangle((left, 150, left + 99, 249), fill=GROUND)
+        left = number * (SIDE + GAP_WIDTH)
+        pen.rectangle((left, above, left + SIDE - 1, above + SIDE - 1), fill=GROUND)
         for item in box:
-            x, y, s = left + item.x, 150 + item.y, item.size
+            x, y, s = left + item.x, above + item.y, item.size
             fill = INKS[item.colour]
             if item.shape == "square":
                 pen.rectangle((x, y, x + s - 1, y + s - 1), fill=fill)
@@ -70,7 +82,19 @@ def picture(boxes: list[Box], size: int) -> Image.Image:
                 pen.ellipse((x, y, x + s - 1, y + s - 1), fill=fill)
             else:
                 pen.polygon([(x, y + s - 1), (x + s / 2, y), (x + s - 1, y + s - 1)], fill=fill)
-    return canvas.resize((size, size), Image.Resampling.BICUBIC)
+    whole = Image.new("RGB", (size, size), BARS)
+    reduced = strip.resize((size, size * strip.height // WIDTH), Image.Resampling.BICUBIC)
+    whole.paste(reduced, (0, (size - reduced.height) // 2))
+    return whole
+
+
+def structured(rep: list[list[dict[str, Any]]]) -> list[Box]:
+    """Boxes as NLVR writes them down (`structured_rep`)."""
+    colours = {"Black": "black", "#0099ff": "blue", "Yellow": "yellow"}
+    return [
+        [Item(i["type"], colours[i["color"]], i["x_loc"], i["y_loc"], i["size"]) for i in box]
+        for box in rep
+    ]
 
 
 def _tower(rng: random.Random) -> Box:

@@ -21,6 +21,7 @@ from PIL import Image
 from vlmamba.data import dialogues
 from vlmamba.data.augment import GENTLE_PHOTO, LAYOUT, PHOTO, TEXT, Policy
 from vlmamba.data.batches import Batches
+from vlmamba.data.box_sources import boxes_source, truth_source
 from vlmamba.data.boxes import BoxPictures
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing
@@ -39,6 +40,7 @@ from vlmamba.data.photos import (
     photo_source,
     placed_source,
 )  # fmt: skip
+from vlmamba.data.scene_source import scenes_source
 from vlmamba.data.scenes import Scenes, stamps
 from vlmamba.data.words import FONT_DIRECTORIES, WordMasks, find_fonts, spelt
 from vlmamba.processing import Processor
@@ -68,21 +70,6 @@ def sign_source(pack: Pack, share: float, size: int, per_picture: int) -> Source
     letters = np.array([spelt(word) for word in words])
     pixels = square_pixels(pack, size)
     return Source(pack.name, pixels, picture, told, TEXT, share, letters=letters)
-
-
-def truth_source(pack: Pack, share: float, size: int, per_picture: int = 4) -> Source:
-    """NLVR's boxes and what people said about them."""
-    items = [pack.meta["items"][i] for i in pack.arrays["i"]]
-    picture = np.repeat(np.arange(len(pack)), per_picture)
-    told = [
-        [
-            dialogues.truth(
-                items[k]["sentence"].strip(), items[k]["label"] == "true", random.Random(i)
-            )
-        ]
-        for i, k in enumerate(picture)
-    ]
-    return Source(pack.name, square_pixels(pack, size), picture, told, LAYOUT, share)
 
 
 def easy_vqa_source(share: float) -> Source | None:
@@ -146,26 +133,6 @@ class _Drawing:
         return np.asarray(picture.convert("RGB")), told
 
 
-def scenes_source(scenes: Scenes, count: int, share: float) -> Source:
-    """`count` composed scenes, with what lies where in them."""
-    pixels, patches, told = zip(*made(_SceneDrawing(scenes), count), strict=True)
-    policy = replace(LAYOUT, colour=0.3)
-    return Source(
-        "scenes", np.stack(pixels), np.arange(count), told, policy, share, patches=np.stack(patches)
-    )
-
-
-@dataclass(frozen=True)
-class _SceneDrawing:
-    """The pixels of a scene, what its patches show, and its dialogue."""
-
-    scenes: Scenes
-
-    def __call__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], Dialogue]:
-        scene, told = self.scenes.draw(index)
-        return np.asarray(scene.picture.convert("RGB")), scene.patches, told
-
-
 def words_source(lettering: WordMasks, count: int, share: float) -> Source:
     """`count` masks of words, which become pictures on the device."""
     masks, aspects, edges, words, told = zip(*made(lettering.draw, count), strict=True)
@@ -204,7 +171,7 @@ class MiniPictures:
     size: int = 128  # pixels
     drawn: int = 30_000  # pictures of shapes
     scenes: int = 100_000  # composed scenes
-    boxes: int = 30_000  # pictures of three boxes
+    boxes: int = 60_000  # pictures of three boxes
     words: int = 200_000  # masks of words
     seed: int = 0
     gentle: bool = False
@@ -271,7 +238,7 @@ class Counts:
 def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[Source]:
     """Everything at hand, with its share of a batch; kept, since every stage of a run asks for it."""
     opened = {} if packs is None else training_packs(packs)
-    boxes = drawn_source("boxes", BoxPictures(size, seed).draw, counts.boxes, LAYOUT, 2)
+    boxes = boxes_source(BoxPictures(size, seed), counts.boxes, 5)
     drawn = drawn_source("drawn", Drawing(size=size, seed=seed).draw, counts.drawn, LAYOUT, 3)
     if packs is None:
         return [boxes, drawn]
@@ -292,7 +259,7 @@ def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[So
     if signs := sets.get("iiit5k"):
         found.append(sign_source(signs[0], 2, size, per_picture=6))
     if nlvr := sets.get("nlvr"):
-        found.append(truth_source(nlvr[0], 1, size))
+        found.append(truth_source(nlvr[0], size, 1))
     if tux := sets.get("tuxpaint"):
         learnt, _ = stamps(tux[0])
         scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed, varied=True)

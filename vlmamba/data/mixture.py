@@ -16,6 +16,7 @@ from torch import Generator, Tensor
 
 from vlmamba.data.augment import DRAWS, Policies, Policy, view
 from vlmamba.data.batches import Batch
+from vlmamba.data.census import OUTSIDE, SLOTS
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
 from vlmamba.data.made import in_pieces
@@ -33,7 +34,8 @@ class Source:
     (n, characters) spell the word that a picture shows, as a letter head reads it. Where `aspects` (n,) are given,
     pixels (n, h, w) are masks of words, each of that width by its height, `edges` (n, characters + 1) say where its
     letters begin and end, and `policy` is not used. `patches` (n, g, g), where given, say what parts of the picture
-    show, in `patch_classes`.
+    show, in `patch_classes`; `census` (n, g, g, SLOTS), where given, counts what is in them, and is used where patches
+    are those of the model.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Source:
     aspects: NDArray[np.float32] | None = None
     edges: NDArray[np.float32] | None = None
     patches: NDArray[np.int64] | None = None
+    census: NDArray[np.int8] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,14 @@ class MixtureBatch(Batch):
 
     `classes` (b,): the class of each picture in its source, -1 where it has none; `letters` (b, characters): the
     word that it shows, -1 where it shows none; `patches` (b, p): what its patches show, -1 where nobody has told;
+    `census` (b, p, SLOTS): what is counted in them, OUTSIDE where nothing is;
     `draws` (b, BLENDING): random numbers for what is done to it next.
     """
 
     classes: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     letters: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
     patches: Tensor = field(default_factory=lambda: torch.empty(0, 0, dtype=torch.long))
+    census: Tensor = field(default_factory=lambda: torch.empty(0, 0, 0, dtype=torch.int8))
     draws: Tensor = field(default_factory=lambda: torch.empty(0))
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -153,6 +158,7 @@ class Mixture:
             classes=torch.cat([s.classes[p] for s, p in chosen]),
             letters=torch.cat([s.letters[p] for s, p in chosen]),
             patches=torch.cat(shown),
+            census=torch.cat([s.census[p] for s, p in chosen]),
             draws=torch.rand(b, BLENDING, generator=generator, device=self.device),
             counts=self.counts,
         )
@@ -301,6 +307,10 @@ class _OnDevice:
             told = torch.from_numpy(source.patches).to(device)
             scaled = F.interpolate(told[:, None].float(), (grid, grid), mode="nearest")
             self.patches = scaled.flatten(1).long()
+        self.census = torch.full((1, grid * grid, SLOTS), OUTSIDE, dtype=torch.int8, device=device)
+        self.census = self.census.expand(n, -1, -1)
+        if source.census is not None and source.census.shape[1] == grid:
+            self.census = torch.from_numpy(source.census).to(device).flatten(1, 2)
         self.order = _Order(len(rows.kept), seed, device)
 
     def widen(self, length: int, pad: int) -> None:

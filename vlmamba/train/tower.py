@@ -3,8 +3,9 @@
 Five objectives share the tower. Where pictures have a class, a linear head on the mean patch names it, half of these
 pictures being blended with another one; the same pictures follow a tuned teacher (`train/teacher.py`), its classes and,
 place by place, its features, where its package is installed. Every patch of a made picture says which letter or which
-kind of thing it shows. A letter head spells words, and a small reader answers questions about a part of the unblended
-pictures (`train/reader.py`). Heads and reader are thrown away afterwards.
+kind of thing it shows, and every patch of three boxes how many shapes of which kind. A letter head spells words, and a
+small reader answers questions about a part of the unblended pictures (`train/reader.py`). Heads and reader are thrown
+away afterwards.
 """
 
 import math
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from vlmamba.config import ModelConfig
 from vlmamba.data.augment import blend
 from vlmamba.data.batches import Batches
+from vlmamba.data.census import OUTSIDE, SLOTS, VALUES
 from vlmamba.data.mixture import Mixture, MixtureBatch
 from vlmamba.data.patch_classes import PATCH_CLASSES, UNKNOWN, patch_weights
 from vlmamba.model import VLMamba
@@ -31,6 +33,7 @@ LABEL_SMOOTHING = 0.1
 BLENDED = 0.5  # of the pictures with classes
 READ = 0.12  # of the pictures with classes; of the others all are read but words, which are spelt
 LABELS = 0.3  # weight of the labels beside the teacher
+CENSUS = 4.0  # weight of the census, a mean over many slots of which most are empty
 ELSEWHERE = 0.25  # weight of what the teacher says in the other sources' classes
 
 
@@ -57,6 +60,7 @@ class TowerPretraining(nn.Module):
         self.reader = Reader(width, config.text.vocab_size, heads)
         self.letters = LetterHead(width, heads)
         self.shown = nn.Linear(width, PATCH_CLASSES)
+        self.census = nn.Linear(width, SLOTS * VALUES)
         self.shown_weights: Tensor
         self.register_buffer("shown_weights", torch.tensor(patch_weights()), persistent=False)
         self.num_patches = vision.num_patches
@@ -86,7 +90,7 @@ class TowerPretraining(nn.Module):
         text = at["read"][:, None], at["text"][None, :]
         return self.learn(
             pixels, share, batch.classes, taught, batch.input_ids[text], batch.labels[text],
-            batch.letters, batch.patches, batch.counts, at,
+            batch.letters, batch.patches, batch.census, batch.counts, at,
         )  # fmt: skip
 
     def learn(
@@ -99,6 +103,7 @@ class TowerPretraining(nn.Module):
         labels: Tensor,
         letters: Tensor,
         shown: Tensor,
+        census: Tensor,
         counts: Mapping[str, int],
         at: Mapping[str, Tensor],
     ) -> Tensor:
@@ -114,6 +119,9 @@ class TowerPretraining(nn.Module):
         told = at["told"]
         if len(told):
             loss = loss + self.patch_loss(patches[told], shown[told])
+        counted = at["counted"]
+        if len(counted):
+            loss = loss + CENSUS * self.census_loss(patches[counted], census[counted])
         if not len(at["labelled"]):
             return loss
         photos = patches[: len(at["labelled"])]
@@ -130,6 +138,11 @@ class TowerPretraining(nn.Module):
         """Mean cross-entropy of what patches (b, p, d) show, shown (b, p)."""
         found = self.shown(patches).float().flatten(0, 1)
         return F.cross_entropy(found, shown.flatten(), self.shown_weights)
+
+    def census_loss(self, patches: Tensor, census: Tensor) -> Tensor:
+        """Mean cross-entropy of what is counted in patches (b, p, d), census (b, p, SLOTS); OUTSIDE counts nothing."""
+        found = self.census(patches).float().view(-1, VALUES)
+        return F.cross_entropy(found, census.flatten().long(), ignore_index=OUTSIDE)
 
     def places(self, photos: Tensor, middle: Tensor, last: Tensor) -> Tensor:
         """How far the patches (b, p, d) are from the teacher's maps, each at its own resolution: the middle one by the
@@ -199,8 +212,8 @@ def _layout(
     """Which rows and columns of a mixture's batches hold what: the same in every batch, so found once.
 
     partner (labelled,): with whom each picture is blended; labelled: the rows with classes; read: those that the reader
-    reads; spelling: those that show a word; told: those whose patches are known; text: the columns behind the
-    picture.
+    reads; spelling: those that show a word; told: those whose patches are known; counted: those with a census; text:
+    the columns behind the picture.
     """
     partner, read, start = [], [], 0
     for name, count in batch.counts.items():
@@ -221,6 +234,7 @@ def _layout(
         "labelled": list(range(labelled)),
         "read": read,
         "told": (batch.patches[:, 0] != UNKNOWN).nonzero().squeeze(1).tolist(),
+        "counted": (batch.census != OUTSIDE).any((1, 2)).nonzero().squeeze(1).tolist(),
         "spelling": (batch.letters[:, 0] >= 0).nonzero().squeeze(1).tolist(),
         "text": list(range(first, len(ids))),
     }
