@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from vlmamba.data.box_pictures import BoxPictures
 from vlmamba.data.box_sources import boxes_source
-from vlmamba.data.boxes import GROUND, INKS, SHAPES, BoxPictures, Item, picture
+from vlmamba.data.boxes import GROUND, INKS, SHAPES, Item, picture
 from vlmamba.data.census import ALL, CELLS, COLOURS, FORMS, MIDDLES, OUTSIDE, TOUCHING, census, kind
 from vlmamba.data.mixture import Mixture
 from vlmamba.processing import ImageSettings, Processor

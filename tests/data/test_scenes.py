@@ -1,4 +1,4 @@
-"""Composed scenes, boxes and labelled photographs: what is said of them is true."""
+"""Composed scenes and labelled photographs: what is said of them is true."""
 
 import random
 
@@ -7,7 +7,6 @@ import pytest
 from pack_files import write_pack
 from PIL import Image
 
-from vlmamba.data.boxes import SCATTER_CLAIMS, TOWER_CLAIMS, BoxPictures, Item
 from vlmamba.data.near_duplicates import without_near_duplicates
 from vlmamba.data.packs import Pack, open_pack
 from vlmamba.data.patch_classes import NO_THING
@@ -98,43 +97,6 @@ def test_plurals():
     assert [plural(n) for n in ("cow", "cherry", "box", "snowman", "toy", "church")] == [
         "cows", "cherries", "boxes", "snowmen", "toys", "churches",
     ]  # fmt: skip
-
-
-def test_claims_about_boxes_are_as_often_true_as_false():
-    boxes = BoxPictures(32)
-    answers = [answer for k in range(300) for _, answer in boxes.draw(k)[1]]
-    assert 0.42 < sum(a in ("yes", "true") for a in answers) / len(answers) < 0.58
-
-
-def test_claims_know_what_is_true():
-    tower = [
-        [Item("square", "black", 40, 80, 20), Item("square", "blue", 40, 59, 20)],
-        [Item("square", "blue", 40, 80, 20)],
-        [Item("square", "blue", 40, 80, 20)],
-    ]
-    said = {}
-    for seed in range(12000):
-        rng = random.Random(seed)
-        words, holds = rng.choice(TOWER_CLAIMS)(tower, rng)
-        said[words] = holds
-    assert said["there is a blue tower"]
-    assert not said["there is a yellow tower"]
-    assert said["there is no yellow block as the top of a tower"]
-    assert said["there are exactly 3 towers with a blue block at the top"]
-    assert not said["there are exactly 3 towers with a blue block at the base"]
-    assert said["there is a black block as the base of a tower with exactly two blocks"]
-    assert said["there are exactly 3 blue blocks"]
-    scatter = [[Item("circle", "yellow", 0, 30, 20)], [], [Item("triangle", "blue", 30, 30, 20)]]
-    said = {}
-    for seed in range(12000):
-        rng = random.Random(seed)
-        words, holds = rng.choice(SCATTER_CLAIMS)(scatter, rng)
-        said[words] = holds
-    assert said["there is a circle touching the edge"]
-    assert not said["there is a triangle touching the edge"]
-    assert said["there is no square"]
-    assert said["there is exactly one circle"]
-    assert not said["every box contains a circle"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vlmamba.data.boxes import BoxPictures
+from vlmamba.data.box_pictures import BoxPictures
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.made import made
 from vlmamba.data.mini import Draw

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from vlmamba.data import dialogues
 from vlmamba.data.augment import LAYOUT
-from vlmamba.data.boxes import Box, BoxPictures, picture, structured
+from vlmamba.data.box_pictures import BoxPictures
+from vlmamba.data.boxes import Box, picture, structured
 from vlmamba.data.census import census
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.made import in_pieces, made
@@ -39,8 +40,9 @@ def truth_source(pack: Pack, size: int, share: float) -> Source:
 
 
 def boxes_source(boxes: BoxPictures, count: int, share: float) -> Source:
-    """`count` made pictures of three boxes."""
-    drawn, told = zip(*made(boxes.told, count), strict=True)
+    """`count` made pictures of three boxes, with two dialogues of two statements each."""
+    drawn, turns = zip(*made(boxes.told, count), strict=True)
+    told = [part for four in turns for part in (four[:2], four[2:])]
     return _source("boxes", in_pieces(partial(_painted, boxes.size), drawn, 1024), told, share)
 
 
@@ -59,4 +61,5 @@ def _source(
     share: float,
 ) -> Source:
     pixels, counted = (np.concatenate(parts) for parts in zip(*painted, strict=True))
-    return Source(name, pixels, np.arange(len(pixels)), told, STILL, share, census=counted)
+    picture_of = np.repeat(np.arange(len(pixels)), len(told) // len(pixels))
+    return Source(name, pixels, picture_of, told, STILL, share, census=counted)

@@ -21,8 +21,8 @@ from PIL import Image
 from vlmamba.data import dialogues
 from vlmamba.data.augment import GENTLE_PHOTO, LAYOUT, PHOTO, TEXT, Policy
 from vlmamba.data.batches import Batches
+from vlmamba.data.box_pictures import BoxPictures
 from vlmamba.data.box_sources import boxes_source, truth_source
-from vlmamba.data.boxes import BoxPictures
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing
 from vlmamba.data.lettering import MASK
