@@ -19,6 +19,7 @@ from vlmamba.ops import (
     causal_conv1d_update,
     gated_conv1d,
     last_inputs,
+    scan_dynamics,
     selective_scan,
     selective_state_update,
 )
@@ -93,8 +94,7 @@ class SelectiveSSM(nn.Module):
 
     def dynamics(self) -> tuple[Tensor, Tensor, Tensor]:
         """A (e, n), D (e,) and dt's bias (e,), in float32 at least."""
-        wide = torch.promote_types(self.A_log.dtype, torch.float32)
-        return -torch.exp(self.A_log.to(wide)), self.D.to(wide), self.dt_proj.bias.to(wide)
+        return scan_dynamics(self.A_log, self.D, self.dt_proj.bias)
 
     def scan(
         self,

@@ -96,6 +96,18 @@ def check_norm(shape, dtype, residual, device, times=1.0):
     assert_equal(gpu.add_rms_norm, reference.add_rms_norm, inputs, eps=EPS, dtype=dtype)
 
 
+def dynamics_inputs(device, dtype):
+    make = torch.Generator().manual_seed(3)
+    shapes = {"A_log": (133, 16), "D": (133,), "dt_bias": (133,)}
+    return {k: torch.randn(*s, generator=make).to(device, dtype) for k, s in shapes.items()}
+
+
+def check_dynamics(dtype, device):
+    from vlmamba.ops import gpu
+
+    assert_equal(gpu.scan_dynamics, reference.scan_dynamics, dynamics_inputs(device, dtype))
+
+
 def check_loss(n, d, v, dtype, device, times=1.0):
     from vlmamba.ops import gpu
 
@@ -165,6 +177,10 @@ class TestInterpreted:
         assert torch.equal(inputs["residual"].grad, torch.ones(3, 5))
         assert inputs["weight"].grad is None
 
+    @pytest.mark.parametrize("dtype", [F32, BF16])
+    def test_dynamics(self, dtype):
+        check_dynamics(dtype, "cpu")
+
     @pytest.mark.parametrize(("n", "d", "v"), LOSSES)
     @pytest.mark.parametrize("dtype", [F32, BF16, F64])
     def test_loss(self, n, d, v, dtype):
@@ -226,9 +242,10 @@ def test_every_kernel_compiles(monkeypatch, architecture, dtype):
         norm = norm_inputs((32, 1024), "cpu", dtype)
         results(gpu.add_rms_norm, norm, None, eps=EPS, dtype=dtype)
         results(gpu.linear_cross_entropy, loss_inputs(16, 32, 96, "cpu", dtype), None)
+        results(gpu.scan_dynamics, dynamics_inputs("cpu", dtype), None)
 
     made = launches(monkeypatch, every_call)
-    assert len({kernel for kernel, _, _ in made}) == 3
+    assert len({kernel for kernel, _, _ in made}) == (5 if dtype == BF16 else 4)
     for launch in made:
         assert compile_for(architecture, *launch).asm["cubin"]
 
@@ -252,6 +269,10 @@ class TestOnTheDevice:
     def test_small_and_large_inputs(self, times):
         check_norm((5, 133), F32, True, "cuda", times)
         check_loss(5, 37, 501, F32, "cuda", times)
+
+    @pytest.mark.parametrize("dtype", [F32, BF16])
+    def test_dynamics(self, dtype):
+        check_dynamics(dtype, "cuda")
 
     @pytest.mark.parametrize(("n", "d", "v"), [*LOSSES, (65, 768, 50280)])
     @pytest.mark.parametrize("dtype", [F32, BF16, F64])

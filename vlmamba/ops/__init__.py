@@ -15,6 +15,7 @@ __all__ = [
     "gated_conv1d",
     "last_inputs",
     "linear_cross_entropy",
+    "scan_dynamics",
     "selective_scan",
     "selective_state_update",
 ]
@@ -55,6 +56,11 @@ def selective_scan(
         u, dt, A, B, C, D, z, dt_bias, dt_softplus, **options
     )
     return (y, last) if return_last_state else y
+
+
+def scan_dynamics(A_log: Tensor, D: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A = -exp(A_log) (e, n), D (e,) and dt_bias (e,) as the scan takes them, in float32 at least. Differentiable."""
+    return _implementation(A_log).scan_dynamics(A_log, D, dt_bias)
 
 
 def causal_conv1d(

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlmamba.ops.last_inputs import last_inputs
+from vlmamba.ops.partial_sums import summed
 from vlmamba.ops.reference import scan_dtype
 
 FORWARD_RUN, FORWARD_BLOCK_E = 16, 64
@@ -187,12 +188,7 @@ def _backward(
         )  # fmt: skip
     elif dinitial is not None:
         dinitial.zero_()
-    sums = partial.sum(0)  # (k + 1, e)
-    return (
-        sums[:k].t().to(weight.dtype),  # (e, k)
-        None if bias is None else sums[k].to(bias.dtype),
-        dinitial,
-    )
+    return *summed(partial, weight, bias), dinitial
 
 
 def _strides(state: Tensor | None) -> tuple[int, int, int]:

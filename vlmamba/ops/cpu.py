@@ -8,6 +8,7 @@ from vlmamba.ops.cpu_conv import causal_conv1d, causal_conv1d_update, gated_conv
 from vlmamba.ops.cpu_loss import linear_cross_entropy
 from vlmamba.ops.cpu_norm import add_rms_norm
 from vlmamba.ops.cpu_scan import selective_scan, selective_state_update
+from vlmamba.ops.reference import scan_dynamics
 
 __all__ = [
     "add_rms_norm",
@@ -15,6 +16,7 @@ __all__ = [
     "causal_conv1d_update",
     "gated_conv1d",
     "linear_cross_entropy",
+    "scan_dynamics",
     "selective_scan",
     "selective_state_update",
 ]

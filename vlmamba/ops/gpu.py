@@ -8,7 +8,7 @@ from typing import ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from vlmamba.ops import conv, cuda_runtime, cuda_scan, loss, norm, scan, step
+from vlmamba.ops import conv, cuda_runtime, cuda_scan, dynamics, loss, norm, scan, step
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,6 +52,7 @@ def _selective_scan(
 
 
 selective_scan = _on_its_device(_selective_scan)
+scan_dynamics = _on_its_device(dynamics.scan_dynamics)
 causal_conv1d = _on_its_device(conv.causal_conv1d)
 selective_state_update = _on_its_device(step.selective_state_update)
 causal_conv1d_update = _on_its_device(step.causal_conv1d_update)

@@ -59,8 +59,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
             _, *ctx.grads = _forward(x, weight, targets, ctx.dtype, ctx.wanted)
         grads, ctx.grads = ctx.grads, None
         pairs = zip(grads, (x, weight), strict=True)
-        scaled = (None if g is None else g.mul_(grad).to(t.dtype) for g, t in pairs)
+        scaled = (None if g is None else _scaled(g, grad, t.dtype) for g, t in pairs)
         return *scaled, None, None, None
+
+
+def _scaled(gradient: Tensor, factor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Their product, in place if the dtype stays: one pass either way."""
+    out = gradient if gradient.dtype == dtype else torch.empty_like(gradient, dtype=dtype)
+    return torch.mul(gradient, factor.to(gradient.dtype), out=out)
 
 
 def _forward(

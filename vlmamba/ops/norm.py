@@ -16,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vlmamba.ops.partial_sums import summed
 from vlmamba.ops.reference import scan_dtype
 
 # A row is read in pieces of a power of two, so that few lanes idle at widths such as 2560.
@@ -140,7 +141,7 @@ def _backward(
     return (
         dtotal,
         dtotal if dhidden is None else dhidden,  # pyright: ignore[reportReturnType]
-        None if dweight is None else dweight.sum(0).to(weight.dtype),
+        None if dweight is None else summed(dweight[:, None], weight)[0],
     )
 
 
@@ -204,8 +205,11 @@ def _add_rms_norm_bwd_kernel(
         units = ()
         scaled = ()
         sums = ()
+        aboves = ()  # asked for before the row's sum, which everything below waits for
         for i in tl.static_range(PIECES):
             at = i * PIECE + lane
+            if above_ptr is not None:
+                aboves += (tl.load(above_ptr + row * above_row + at, mask=at < d, other=0.0),)
             grad = tl.load(grad_ptr + row * grad_row + at, mask=at < d, other=0.0).to(ACC)
             unit = tl.load(kept_ptr + row * d + at, mask=at < d, other=0.0).to(ACC) * inverses[i]
             sums += (dweights[i] + grad * unit,)
@@ -220,7 +224,7 @@ def _add_rms_norm_bwd_kernel(
             at = i * PIECE + lane
             dx = (scaled[i] - units[i] * mean) * rms
             if above_ptr is not None:
-                dx += tl.load(above_ptr + row * above_row + at, mask=at < d, other=0.0).to(ACC)
+                dx += aboves[i].to(ACC)
             if dtotal_ptr is not None:
                 tl.store(dtotal_ptr + row * d + at, dx, mask=at < d)
             if dhidden_ptr is not None:

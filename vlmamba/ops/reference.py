@@ -64,6 +64,12 @@ def selective_scan_ref(
     return y.to(u.dtype), h
 
 
+def scan_dynamics(A_log: Tensor, D: Tensor, dt_bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The parameters of a layer's dynamics -> A, D and dt_bias of `selective_scan_ref`, in float32 at least."""
+    dtype = scan_dtype(A_log.dtype)
+    return -torch.exp(A_log.to(dtype)), D.to(dtype), dt_bias.to(dtype)
+
+
 def causal_conv1d_ref(
     x: Tensor,
     weight: Tensor,
