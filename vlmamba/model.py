@@ -135,9 +135,11 @@ class VLMamba(nn.Module):
 
         Only supervised positions go through the head: most positions of a picture's prompt are not.
         """
-        targets = labels[:, 1:]
+        targets = F.pad(labels[:, 1:], (0, 1), value=IGNORE_INDEX).flatten()
         supervised = targets != IGNORE_INDEX
-        rows, targets = hidden[:, :-1][supervised], targets[supervised]
+        # Places, as the gradient of a mask is sorted first, for rows that might come twice.
+        places = supervised.nonzero().squeeze(1)
+        rows, targets = hidden.flatten(0, 1).index_select(0, places), targets[places]
         if type(self.lm_head) is nn.Linear:
             total = linear_cross_entropy(rows, self.lm_head.weight, targets)
         else:  # an adapter, whose logits only it can make
