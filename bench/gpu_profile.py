@@ -3,8 +3,8 @@
     PYTHONPATH=. python bench/gpu_profile.py [--json results/gpu_profile.json]
 
 The 2.8B model of `bench/gpu_model.py`, bfloat16: forward and backward of 4 x 2048 tokens, and prompts of 1 x 800 and
-8 x 800. The sum of a profile is less than a step's time: it leaves out what lies between kernels, and the GPU is
-slower while it is hot.
+8 x 800. `ms` is the sum over kernels, `idle_ms` what lies between them, from the first to the last. Both are those of
+one step; of many in a row a step takes longer, as the GPU is slower while it is hot.
 """
 
 import argparse
@@ -23,7 +23,8 @@ MAMBA = SIZES["2.8b"]
 KEPT = 40  # of a profile's kernels, those that take longest
 
 
-def kernels(run: Callable[[], object]) -> list[dict]:
+def kernels(run: Callable[[], object]) -> tuple[list[dict], float]:
+    """Every kernel's time and calls, and how long none was at work."""
     run()
     torch.cuda.synchronize()
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
@@ -34,16 +35,24 @@ def kernels(run: Callable[[], object]) -> list[dict]:
         for e in seen.key_averages()
         if e.self_device_time_total > 0 and e.device_type.name == "CUDA"
     ]
-    return sorted(found, key=lambda row: -row["ms"])
+    spans = sorted(
+        (e.time_range.start, e.time_range.end)
+        for e in seen.events()
+        if e.device_type.name == "CUDA"
+    )
+    idle, end = 0.0, spans[0][1]
+    for start, stop in spans[1:]:
+        idle, end = idle + max(0.0, start - end), max(end, stop)
+    return sorted(found, key=lambda row: -row["ms"]), idle / 1e3
 
 
 def rows(what: str, run: Callable[[], object]) -> dict:
-    found = kernels(run)
+    found, idle = kernels(run)
     total, calls = sum(row["ms"] for row in found), sum(row["calls"] for row in found)
-    print(f"{what}: {total:.1f} ms in {calls} kernels")
+    print(f"{what}: {total:.1f} ms in {calls} kernels, {idle:.1f} ms idle")
     for row in found[:12]:
         print(f"  {row['ms']:8.2f} ms {row['calls']:5} x  {row['kernel'][:80]}")
-    return {"what": what, "ms": total, "kernels": calls, "rows": found[:KEPT]}
+    return {"what": what, "ms": total, "idle_ms": idle, "kernels": calls, "rows": found[:KEPT]}
 
 
 def main() -> None:
