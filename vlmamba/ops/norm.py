@@ -28,6 +28,8 @@ PROGRAMS = 512  # that it should have before they get several rows
 # A weight of less counts as this much: what it let through is then still there for the backward pass, and for the
 # layer that reads it too small to count. float16 has no such number, and keeps the normed sum without its weight.
 LEAST = 1e-30
+# Of so few rows that sum is kept too, in full: the roundings of a row would show in the weight's gradient.
+FEW = 16
 ACCUMULATE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
@@ -49,6 +51,7 @@ class _AddRMSNorm(torch.autograd.Function):
         normed, total, unit, rms = _forward(hidden, residual, weight, eps, dtype, save=True)
         ctx.save_for_backward(weight, normed if unit is None else unit, rms)
         ctx.dtypes = hidden.dtype, None if residual is None else residual.dtype
+        ctx.least, ctx.apart = _least(dtype), unit is not None
         return normed, total.view_as(total) if total is hidden else total
 
     @staticmethod
@@ -60,7 +63,7 @@ class _AddRMSNorm(torch.autograd.Function):
         if grad_normed is not None:
             grad_total, dhidden, dweight = _backward(
                 grad_normed, grad_total, weight, kept, rms, hidden_dtype,
-                ctx.needs_input_grad[2], wide=residual_dtype is not None,
+                ctx.needs_input_grad[2], ctx.least, wide=residual_dtype is not None, apart=ctx.apart,
             )  # fmt: skip
         else:
             dhidden = None if grad_total is None else grad_total.to(hidden_dtype)
@@ -88,15 +91,16 @@ def _forward(
     *,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
-    """normed, the sum, and with `save` the rows' 1 / rms and, in float16, normed before the weight."""
+    """normed, the sum, and with `save` what is kept apart of normed before the weight, and the rows' 1 / rms."""
     d, wide, device = hidden.shape[-1], scan_dtype(hidden.dtype), hidden.device
     rows, added = _rows(hidden), None if residual is None else _rows(residual)
     r = rows.shape[0]
     normed = torch.empty(hidden.shape, dtype=dtype, device=device)
     same = residual is None and hidden.dtype == wide
     total = hidden if same else torch.empty(hidden.shape, dtype=wide, device=device)
-    apart = save and dtype == torch.float16
-    unit = torch.empty((r, d), dtype=dtype, device=device) if apart else None
+    few = r <= FEW and dtype.itemsize < wide.itemsize
+    apart = save and (few or dtype == torch.float16)
+    unit = torch.empty((r, d), dtype=wide if few else dtype, device=device) if apart else None
     rms = torch.empty((r,), dtype=wide, device=device) if save else None
     if r * d:
         _add_rms_norm_fwd_kernel[(r,)](
@@ -119,16 +123,21 @@ def _backward(
     rms: Tensor,
     hidden_dtype: torch.dtype,
     weighted: bool,
+    least: float,
     *,
     wide: bool,
+    apart: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor | None]:
-    """The gradients of the residual (with `wide`), of hidden and, where `weighted`, of the weight."""
+    """The gradients of the residual (with `wide`), of hidden and, where `weighted`, of the weight.
+
+    kept: normed, or with `apart` what it was before the weight.
+    """
     shape, dtype, device = grad_normed.shape, rms.dtype, kept.device
     r, d = rms.shape[0], kept.shape[-1]
     through, above = _rows(grad_normed), None if grad_total is None else _rows(grad_total)
     dtotal = torch.empty(shape, dtype=dtype, device=device) if wide else None
-    apart = dtotal is None or hidden_dtype != dtype
-    dhidden = torch.empty(shape, dtype=hidden_dtype, device=device) if apart else None
+    other = dtotal is None or hidden_dtype != dtype
+    dhidden = torch.empty(shape, dtype=hidden_dtype, device=device) if other else None
     each = min(ROWS, triton.cdiv(r, PROGRAMS))
     programs = triton.cdiv(r, each) if r else 0
     dweight = torch.empty((programs, d), dtype=dtype, device=device) if weighted else None
@@ -136,7 +145,7 @@ def _backward(
         _add_rms_norm_bwd_kernel[(programs,)](
             through, above, weight, kept, rms, dtotal, dhidden, dweight,
             r, d, each, through.stride(0), 0 if above is None else above.stride(0),
-            _least(kept.dtype), ACCUMULATE[dtype], *_pieces(d), **BACKWARD_OPTIONS,
+            least, apart, ACCUMULATE[dtype], *_pieces(d), **BACKWARD_OPTIONS,
         )  # fmt: skip
     return (
         dtotal,
@@ -187,7 +196,7 @@ def _add_rms_norm_fwd_kernel(
 def _add_rms_norm_bwd_kernel(
     grad_ptr, above_ptr, weight_ptr, kept_ptr, rms_ptr, dtotal_ptr, dhidden_ptr, dweight_ptr,
     r, d, each, grad_row, above_row,
-    LEAST: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
+    LEAST: tl.constexpr, APART: tl.constexpr, ACC: tl.constexpr, PIECES: tl.constexpr, PIECE: tl.constexpr,
 ):  # fmt: skip
     first = tl.program_id(0) * each
     lane = tl.arange(0, PIECE)
@@ -197,7 +206,7 @@ def _add_rms_norm_bwd_kernel(
     for i in tl.static_range(PIECES):
         weight = _weight(weight_ptr, i * PIECE + lane, d, LEAST, ACC)
         weights += (weight,)
-        inverses += (1.0 / weight if LEAST > 0 else tl.full((PIECE,), 1.0, ACC),)
+        inverses += (tl.full((PIECE,), 1.0, ACC) if APART else 1.0 / weight,)
         dweights += (tl.zeros((PIECE,), ACC),)
     for index in range(first, tl.minimum(first + each, r)):
         row = tl.cast(index, tl.int64)
