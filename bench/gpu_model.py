@@ -6,7 +6,8 @@
 
 Random weights and tokens, bfloat16. The Transformer is transformers' Llama (32 layers, width 2560, MLP 6912, SDPA)
 with transformers' own loss and cache, eager and under torch.compile; compiling is timed apart. The sides of a shape
-run in one process, one after the other. `--json` adds a run to the file, with the ceilings measured in it.
+run in one process, one after the other; a training step is timed once the GPU has been at it for a while, as one that
+has rested is faster at first. `--json` adds a run to the file, with the ceilings measured in it.
 """
 
 import argparse
@@ -40,6 +41,7 @@ LAYERS, WIDTH, MLP = 32, 2560, 6912
 SIDES = ("ours", "eager", "compiled")
 RECOMPUTE = ("nothing", "scan", "mixer")
 REPEATS = {"train": 5, "prefill": 7, "decode": 30}
+WARM_S = 3.0  # of training steps before those that count
 LONG = 20_000  # positions, from which on a prompt is read three times
 Row = dict[str, Any]
 
@@ -103,6 +105,9 @@ def transformer_step(model: Any, ids: Tensor) -> None:
 def step_row(step: Callable[[], None], model: nn.Module) -> Row:
     """Time and peak memory of a step, weights included; gradients are not there when it begins."""
     first = seconds(step)
+    begun = time.perf_counter()
+    while time.perf_counter() - begun < WARM_S:
+        seconds(step)
     torch.cuda.reset_peak_memory_stats()
     milliseconds = median_ms(step, GPU, REPEATS["train"], warmup=1)
     peak = torch.cuda.max_memory_allocated() / 2**30
