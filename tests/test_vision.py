@@ -58,9 +58,12 @@ def test_gradients_are_transformers(layout):
     hidden = theirs(pictures, output_hidden_states=True).hidden_states[-2]
     hidden[:, drop:].square().sum().backward()
     expected = dict(theirs.named_parameters())
+    largest = max(p.grad.abs().max() for p in expected.values() if p.grad is not None)
     for name, parameter in ours.named_parameters():
         gradient = expected[name].grad
-        assert (parameter.grad - gradient).abs().max() <= 1e-4 * gradient.abs().max(), name
+        # Softmax does not see a bias of keys, so that its gradient is rounding and nothing else.
+        allowed = 1e-6 * largest if name.endswith("k_proj.bias") else 1e-4 * gradient.abs().max()
+        assert (parameter.grad - gradient).abs().max() <= allowed, name
 
 
 @pytest.mark.parametrize("act", ["gelu", "quick_gelu", "gelu_pytorch_tanh"])

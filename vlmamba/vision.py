@@ -37,14 +37,21 @@ class VisionEmbeddings(nn.Module):
         self.clip = clip
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        # Contiguous, or every sum in the tower would keep the convolution's order and every norm make a copy.
-        patches = (
-            self.patch_embedding(pixel_values).flatten(2).transpose(1, 2).contiguous()
-        )  # (b, p, d)
+        patches = self._projected(pixel_values)  # (b, p, d)
         if self.clip:
             token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
             patches = torch.cat([token, patches], 1)  # (b, 1+p, d)
         return patches + self.position_embedding.weight.to(patches.dtype)
+
+    def _projected(self, pixel_values: Tensor) -> Tensor:
+        """The convolution as one product, since its patches do not overlap: faster both ways, and row-major."""
+        convolution = self.patch_embedding
+        (side, _), (b, c, h, w) = convolution.kernel_size, pixel_values.shape
+        rows, columns = h // side, w // side
+        pixels = pixel_values[:, :, : rows * side, : columns * side]
+        pixels = pixels.reshape(b, c, rows, side, columns, side).permute(0, 2, 4, 1, 3, 5)
+        pixels = pixels.reshape(b, rows * columns, c * side * side)
+        return F.linear(pixels, convolution.weight.flatten(1), convolution.bias)
 
 
 class VisionAttention(nn.Module):
