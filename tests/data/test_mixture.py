@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 import torch
 
-from vlmamba.data.augment import DRAWS, LAYOUT, PHOTO, Policies, Policy, blend, view
+from vlmamba.data.augment import (
+    DRAWS,
+    LAYOUT,
+    PHOTO,
+    Policies,
+    Policy,
+    _grid,
+    _places,
+    blend,
+    view,
+)
 from vlmamba.data.lettering import LETTERING_DRAWS, lettering
 from vlmamba.data.mixture import Mixture, Source, Texts
 from vlmamba.data.patch_classes import UNKNOWN
@@ -133,6 +143,16 @@ def test_a_flip_mirrors_and_a_layout_never_does():
     assert 10 < rising.sum() < 54
     kept = seen_by(LAYOUT, ramp)
     assert (kept[:, 0, 4, -1] > kept[:, 0, 4, 0]).all()
+
+
+def test_views_are_sampled_where_the_affine_grid_says():
+    policy = Policies(
+        [(Policy(area=0.3, aspect=1.3, degrees=30, shear=0.3, flip=0.5, bars=0.5), 6)]
+    )
+    draws = torch.rand(6, DRAWS, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    maps, _ = _places(list(draws.unbind(1)), policy)
+    expected = torch.nn.functional.affine_grid(maps, [6, 3, 11, 11], align_corners=False)
+    torch.testing.assert_close(_grid(maps, 11), expected)
 
 
 def test_bars_are_grey_and_shaped_as_the_processor_makes_them():
