@@ -127,11 +127,11 @@ def mini() -> Recipe:
     pictures, gentle = MiniPictures(), MiniPictures(gentle=True)
     tower = StageConfig(
         "pretrain", lr=2e-3, batch_size=2048, steps=2519, max_length=120, weight_decay=0.05, betas=(0.9, 0.98),
-        average=0.999, max_skipped=20, workers=0, log_interval=50, checkpoint_interval=1000,
+        average=0.999, max_skipped=20, replay=True, workers=0, log_interval=50, checkpoint_interval=1000,
     )  # fmt: skip
     teacher = replace(tower, name="teacher", lr=1e-3, batch_size=1024, steps=397, average=0.0)
-    language = replace(
-        tower, name="language", batch_size=1024, steps=486, max_length=56, average=0.0
+    language = replace(  # its loss looks up where the supervised tokens are, which a graph cannot
+        tower, name="language", batch_size=1024, steps=486, max_length=56, average=0.0, replay=False
     )
     align = replace(tower, name="align", batch_size=1024, steps=157, weight_decay=0.0, average=0.0)
     finetune = replace(

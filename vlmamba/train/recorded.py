@@ -16,11 +16,11 @@ from torch.nn.attention import sdpa_kernel
 
 from vlmamba.data.batches import Batch, Batches
 from vlmamba.train.optimizer import build_optimizer
+from vlmamba.train.replay import record_graph
 from vlmamba.train.stages import StageConfig, freeze_for, learning_rate
 from vlmamba.train.step import ATTENTION, NonFiniteError, Objective
 
 log = logging.getLogger("vlmamba")
-WARM_UP = 3  # steps before the recording, undone afterwards
 LAST = 50  # steps that the last loss is the mean of
 
 
@@ -115,20 +115,10 @@ class _Step:
     def record(self) -> Callable[[], None]:
         """The step as a graph, the model and the optimiser being left as they were."""
         before = [p.detach().clone() for p in self.parameters]
-        graph = torch.cuda.CUDAGraph()
         try:
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    self.compute()
-            torch.cuda.current_stream().wait_stream(side)
-            self.optimizer.zero_grad(set_to_none=True)
-            with torch.cuda.graph(graph):
-                self.compute()
+            return record_graph(self.compute)
         finally:
             self.start_again(before)
-        return graph.replay
 
     @torch.no_grad()
     def start_again(self, weights: list[Tensor]) -> None:

@@ -61,6 +61,9 @@ class StageConfig:
     )
     max_skipped: int = 0  # updates that may be left out because they were not finite
     compile: bool = False  # torch.compile, where the stage's trainee has parts that gain from it
+    # Loss and gradients of a step replayed from a CUDA graph: batches of one shape, one process, a small model whose
+    # launches outlast their work (train/replay.py).
+    replay: bool = False
     lora: Lora = Lora()  # noqa: RUF009 - frozen; adapters instead of the language model itself
     seed: int = 0
     workers: int = 2  # threads that prepare batches; 0: the loop does it itself
@@ -103,6 +106,10 @@ class StageConfig:
             raise ValueError(
                 f"stage {self.name}: adapters and frozen weights differ in type, which FSDP cannot shard: "
                 f"--set {self.name}.parallel=ddp"
+            )
+        if self.replay and self.accumulation > 1:
+            raise ValueError(
+                f"stage {self.name}: a replayed step is one batch: --set {self.name}.replay=false, or accumulation=1"
             )
         if (self.steps is None) == (self.epochs is None):
             raise ValueError(f"stage {self.name} needs steps or epochs, and not both")

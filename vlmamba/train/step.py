@@ -15,6 +15,7 @@ from vlmamba.data.batches import Batch
 from vlmamba.train.average import RunningAverage
 from vlmamba.train.journal import Done, Interval
 from vlmamba.train.parallel import Whole
+from vlmamba.train.replay import ReplayedPasses
 from vlmamba.train.stages import StageConfig
 from vlmamba.train.update import Update
 
@@ -52,9 +53,12 @@ class Stepper:
         self.optimizer, self.stage, self.objective = optimizer, stage, objective
         self.average, self.directory = average, directory
         self.skipped = 0
+        self.replays = stage.replay and self.ranks.world == 1 and self.ranks.device.type == "cuda"
+        self.replayed: ReplayedPasses | None = None
         self.autocast = torch.autocast(
-            self.ranks.device.type, torch.bfloat16, enabled=stage.precision == "bf16"
-        )
+            self.ranks.device.type, torch.bfloat16, enabled=stage.precision == "bf16",
+            cache_enabled=not self.replays,  # a recorded cast must not be taken from the run before
+        )  # fmt: skip
 
     def launch(self, micro: Sequence[Batch], step: int, lr: float) -> Update:
         """Learns from this process's batches, while the others learn from theirs; `take_in` tells what came of it.
@@ -113,14 +117,39 @@ class Stepper:
     def accumulate(self, micro: Sequence[Batch]) -> Tensor:
         """Adds up the gradients of this process's batches; returns (batches, 2) float64: each one's loss and count."""
         self.shared.forget()
-        device, passes = self.ranks.device, []
+        if self.replays:
+            (batch,) = micro
+            passes = self.replay(batch.to(self.ranks.device))
+            if passes is not None:
+                return passes[None]
+        passes = []
         for number, batch in enumerate(micro, 1):
             with self.shared.accumulating(last=number == len(micro)):
-                with self.autocast, sdpa_kernel(ATTENTION):
-                    total, count = self.shared.call(self.objective, batch.to(device))
-                total.backward()
-            passes.append(torch.stack([total.detach().double(), count.double()]))
+                passes.append(self.passes(batch.to(self.ranks.device)))
         return torch.stack(passes)
+
+    def passes(self, batch: Batch) -> Tensor:
+        """Both passes over a batch; returns (2,) float64, its loss and count."""
+        with self.autocast, sdpa_kernel(ATTENTION):
+            total, count = self.shared.call(self.objective, batch)
+        total.backward()
+        return torch.stack([total.detach().double(), count.double()])
+
+    def replay(self, batch: Batch) -> Tensor | None:
+        """As `passes`, by a graph that the first batch is recorded into; None where that fails."""
+        if self.replayed is None:
+            model = self.shared.model
+            trained = [p for p in model.parameters() if p.requires_grad]
+            try:
+                self.replayed = ReplayedPasses(self.passes, trained, list(model.buffers()), batch)
+            except RuntimeError as error:
+                log.warning(
+                    "%s without a CUDA graph: %s", self.stage.name, str(error).split("\n")[0]
+                )
+                self.replays = False
+                self.shared.forget()
+                return None
+        return self.replayed(batch)
 
     def refuse(self, update: Update, done: Done) -> NoReturn:
         """Writes which samples spoilt the step, of all processes, and raises NonFiniteError in each."""

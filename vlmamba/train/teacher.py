@@ -46,6 +46,9 @@ class SameConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         kernel, stride = self.kernel_size[0], self.stride[0]
+        if kernel == 1:  # a product over channels, which takes the bias along
+            product = F.linear(input.movedim(1, 3), self.weight.flatten(1), self.bias)
+            return product.movedim(3, 1)
         down, across = (
             max((-(-size // stride) - 1) * stride + kernel - size, 0) for size in input.shape[2:]
         )
