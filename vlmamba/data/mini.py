@@ -23,10 +23,14 @@ from vlmamba.data.augment import GENTLE_PHOTO, LAYOUT, PHOTO, TEXT, Policy
 from vlmamba.data.batches import Batches
 from vlmamba.data.box_pictures import BoxPictures
 from vlmamba.data.box_sources import boxes_source, truth_source
+from vlmamba.data.clipart import CLIPART_DIRECTORIES, clipart
+from vlmamba.data.cutouts import photographed, stamped
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing
+from vlmamba.data.emoji import emoji
 from vlmamba.data.lettering import MASK
 from vlmamba.data.made import made
+from vlmamba.data.mixed_scenes import MixedScenes
 from vlmamba.data.mixture import Mixture, Source, Texts
 from vlmamba.data.near_duplicates import without_near_duplicates
 from vlmamba.data.packs import Pack, find_packs, open_pack, square_pixels
@@ -41,7 +45,6 @@ from vlmamba.data.photos import (
     placed_source,
 )  # fmt: skip
 from vlmamba.data.scene_source import scenes_source
-from vlmamba.data.scenes import Scenes, stamps
 from vlmamba.data.words import FONT_DIRECTORIES, WordMasks, find_fonts, spelt
 from vlmamba.processing import Processor
 
@@ -261,9 +264,11 @@ def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[So
     if nlvr := sets.get("nlvr"):
         found.append(truth_source(nlvr[0], size, 1))
     if tux := sets.get("tuxpaint"):
-        learnt, _ = stamps(tux[0])
-        scenes = Scenes(tuple(learnt), landscapes(tiny or []), size, seed, varied=True)
-        found.append(scenes_source(scenes, counts.scenes, 9))
+        drawn_things = emoji((*FONT_DIRECTORIES, Path(packs) / "fonts"))
+        clips = clipart((Path(packs) / "openclipart", *CLIPART_DIRECTORIES))
+        cutouts = (*stamped(tux[0]), *drawn_things, *clips, *photographed(sets))
+        scenes = MixedScenes(cutouts, landscapes(tiny or []), size, seed)
+        found.append(scenes_source(scenes, counts.scenes, 12))
     found += [easy_vqa_source(2), boxes, drawn]
     spoken = tuple(sorted({word for pack in opened.values() for word in _words(pack)}))
     dictionary = _dictionary((Path(packs) / "words.txt", *DICTIONARIES)) or spoken

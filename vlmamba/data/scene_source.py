@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from vlmamba.data.augment import LAYOUT
 from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.made import made
+from vlmamba.data.mixed_scenes import MixedScenes
 from vlmamba.data.mixture import Source
-from vlmamba.data.scenes import Scenes
 
 
-def scenes_source(scenes: Scenes, count: int, share: float) -> Source:
+def scenes_source(scenes: MixedScenes, count: int, share: float) -> Source:
     """`count` composed scenes, with what lies where in them."""
     pixels, patches, told = zip(*made(_SceneDrawing(scenes), count), strict=True)
     policy = replace(LAYOUT, colour=0.3)
@@ -25,8 +25,8 @@ def scenes_source(scenes: Scenes, count: int, share: float) -> Source:
 class _SceneDrawing:
     """The pixels of a scene, what its patches show, and its dialogue; a class, because processes need names."""
 
-    scenes: Scenes
+    scenes: MixedScenes
 
     def __call__(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.int64], Dialogue]:
         scene, told = self.scenes.draw(index)
-        return np.asarray(scene.picture.convert("RGB")), scene.patches, told
+        return np.asarray(scene.picture), scene.patches, told

@@ -1,8 +1,8 @@
-"""Scenes put together from cut-out pictures of things: how many there are, and what stands where.
+"""Tux Paint's stamps, and the scenes put together from them that the mini is asked about.
 
-The cut-outs are Tux Paint's stamps (pack `tuxpaint_160_rgba`), whose captions name them and whose folders say what
-kind of thing they are. Everything that a scene shows is known. Every seventh stamp of a kind is held out: it appears
-in the scenes that `bench/mini_quality.py` asks about and in no other.
+The stamps (pack `tuxpaint_160_rgba`) are cut-outs whose captions name them and whose folders say what kind of thing
+they are. Every seventh stamp of a kind is held out: it appears in the scenes that `bench/mini_quality.py` asks about
+and in no other. Scenes to learn from are made in `mixed_scenes.py`; changes there leave these as they are.
 """
 
 import io
@@ -15,10 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vlmamba.data.dialogues import Dialogue, naming, with_article
 from vlmamba.data.packs import Pack
 from vlmamba.data.patch_classes import things_at
-from vlmamba.data.wordings import DESCRIBING, YES_OR_NO
+from vlmamba.data.scene_dialogues import OPPOSITE, plural
 
 KINDS = {
     "animals": "animal", "food/fruit": "fruit", "food/vegetables": "vegetable", "vehicles": "vehicle",
@@ -26,24 +25,6 @@ KINDS = {
 }  # fmt: skip
 KIND_NAMES = ("", *KINDS.values())  # in the order of `patch_classes`
 HELD_OUT = 7  # every so many stamps of a kind
-COUNTING = (
-    "How many {s} are there?", "How many {s} are in the picture?", "How many {s} do you see?", "Count the {s}.",
-    "What is the number of {s}?", "How many {s} can you count?", "How many {s} does the picture show?",
-)  # fmt: skip
-EITHER = (
-    "Is the {a} {one} or {other} the {b}?", "Is the {a} {one} the {b} or {other} it?",
-    "Tell me whether the {a} is {one} or {other} the {b}.",
-)  # fmt: skip
-RELATED = (
-    "Is the {a} {one} the {b}?", "Is there {an_a} {one} the {b}?", "Do you see the {a} {one} the {b}?",
-)  # fmt: skip
-BESIDE = (
-    "What is {one} the {b}?",
-    "Which thing is {one} the {b}?",
-    "What do you see {one} the {b}?",
-)
-OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 @dataclass(frozen=True)
@@ -66,11 +47,16 @@ def stamps(pack: Pack) -> tuple[list[Stamp], list[Stamp]]:
         named = re.fullmatch(r"(?:An?|The) ([A-Za-z\- ]+)[.!]", caption)
         if named is None or path.startswith("symbols") or len(named[1].split()) > 3:
             continue
-        kind = next((kind for folder, kind in KINDS.items() if path.startswith(folder)), "")
+        kind = folder_kind(path)
         seen[kind] = seen.get(kind, 0) + 1
         stamp = Stamp(named[1], kind, pack.encoded(k))
         (held if kind and seen[kind] % HELD_OUT == 0 else learnt).append(stamp)
     return learnt, held
+
+
+def folder_kind(path: str) -> str:
+    """The kind of thing that the stamps of a folder are, "" for none that is asked for."""
+    return next((kind for folder, kind in KINDS.items() if path.startswith(folder)), "")
 
 
 @dataclass(frozen=True)
@@ -83,24 +69,13 @@ class Scene:
 
 @dataclass(frozen=True)
 class Scenes:
-    """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index.
-
-    varied: stamps are turned and tinted, since a few hundred of them have to stand for their kinds.
-    """
+    """Scenes of stamps on plain grounds or on photographs (encoded), by seed and index."""
 
     stamps: tuple[Stamp, ...]
     grounds: tuple[bytes, ...]
     size: int
     seed: int = 0
     grid: int = 8  # patches a side
-    varied: bool = False
-
-    def draw(self, index: int) -> tuple[Scene, Dialogue]:
-        rng = random.Random(f"{self.seed}/{index}/scene")
-        draw = rng.random()
-        if draw < 0.45:
-            return self.crowd(rng)
-        return self.pair(rng) if draw < 0.9 else self.single(rng)
 
     def exam(self, index: int, form: str) -> tuple[Image.Image, str, str]:
         """A scene with one question by kind, which stamps never seen before can be asked by: "count" or "relation"."""
@@ -113,59 +88,6 @@ class Scenes:
         first, second = sorted((relation, OPPOSITE[relation]), key=lambda r: (r != "left of", r))
         question = f"Is the {one.kind} {first} or {second} the {other.kind}?"
         return scene.picture, question, relation.removesuffix(" of")
-
-    def single(self, rng: random.Random) -> tuple[Scene, Dialogue]:
-        stamp = rng.choice(self.stamps)
-        at = (rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.6), rng.uniform(0.6, 0.95))
-        dialogue = [naming(stamp.name, rng)]
-        if stamp.kind and rng.random() < 0.5:
-            dialogue.append(("What kind of thing is it?", stamp.kind))
-        return self._paste([(stamp, at)], rng), dialogue
-
-    def crowd(self, rng: random.Random) -> tuple[Scene, Dialogue]:
-        scene, things, others = self._crowded(rng)
-        kind, names = things[0].kind, {thing.name for thing in things}
-        asked = rng.choice((kind, kind, *(names if len(names) == 1 else ())))
-        count = len(things)
-        turns = [(rng.choice(COUNTING).format(s=plural(asked)), str(count))]
-        if rng.random() < 0.4:
-            word = rng.choice(("things", "objects"))
-            turns.append((rng.choice(COUNTING).format(s=word), str(count + len(others))))
-        if rng.random() < 0.3:
-            said = (
-                count if rng.random() < 0.5 else rng.choice([n for n in range(1, 7) if n != count])
-            )
-            words = f"{NUMBERS[said]} {asked if said == 1 else plural(asked)}"
-            verb = "Is" if said == 1 else "Are"
-            question = f"{verb} there {rng.choice(('', 'exactly '))}{words}?" + rng.choice(
-                YES_OR_NO
-            )
-            turns.append((question, "yes" if said == count else "no"))
-        if rng.random() < 0.2:
-            some = f"{NUMBERS[count]} {asked if count == 1 else plural(asked)}"
-            turns.append((rng.choice(DESCRIBING), f"{some[:1].upper()}{some[1:]}."))
-        rng.shuffle(turns)
-        return scene, turns
-
-    def pair(self, rng: random.Random) -> tuple[Scene, Dialogue]:
-        scene, one, other, relation = self._paired(rng)
-        if rng.random() < 0.5:
-            one, other, relation = other, one, OPPOSITE[relation]
-        a, b = (one.name, other.name) if rng.random() < 0.35 else (one.kind, other.kind)
-        first, second = rng.sample((relation, OPPOSITE[relation]), 2)
-        either = rng.choice(EITHER).format(a=a, b=b, one=first, other=second)
-        asked = relation if rng.random() < 0.5 else OPPOSITE[relation]
-        related = rng.choice(RELATED).format(a=a, an_a=with_article(a), b=b, one=asked)
-        turns = [
-            (either, relation.removesuffix(" of")),
-            (related + rng.choice(YES_OR_NO), "yes" if asked == relation else "no"),
-            (rng.choice(BESIDE).format(one=relation, b=b), with_article(one.name)),
-            (
-                rng.choice(DESCRIBING),
-                _sentence(f"{with_article(one.name)} {relation} {with_article(other.name)}"),
-            ),
-        ]
-        return scene, rng.sample(turns, 3)
 
     def _crowded(self, rng: random.Random) -> tuple[Scene, list[Stamp], list[Stamp]]:
         """One to six of a kind, equal or different ones, and up to two of another kind."""
@@ -222,8 +144,6 @@ class Scenes:
             )
             if rng.random() < 0.5:
                 small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-            if self.varied:
-                small = _varied(small, rng)
             at = round(x * self.size - small.width / 2), round(y * self.size - small.height / 2)
             canvas.paste(small, at, small)
             kind = 1 + KIND_NAMES.index(stamp.kind)
@@ -245,37 +165,6 @@ def _decoded(encoded: bytes) -> Image.Image:
     return Image.open(io.BytesIO(encoded)).convert("RGBA")
 
 
-def _varied(cutout: Image.Image, rng: random.Random) -> Image.Image:
-    """Turned by up to 20 degrees, its colours multiplied by up to a third more or less."""
-    turned = cutout.rotate(rng.uniform(-20, 20), Image.Resampling.BILINEAR, expand=True)
-    light = rng.uniform(0.75, 1.25)
-    factors = [light * rng.uniform(0.85, 1.15) for _ in range(3)]
-    table = [min(255, round(value * factor)) for factor in factors for value in range(256)]
-    return turned.point([*table, *range(256)])
-
-
 def _opaque(cutout: Image.Image) -> Image.Image:
     """Where a cut-out hides what is behind it, as a mask of whole pixels."""
     return cutout.getchannel("A").point([0] * 128 + [255] * 128, "1")
-
-
-def plural(name: str) -> str:
-    """The plural of a thing's name."""
-    if name.endswith("man"):
-        return name[:-3] + "men"
-    if name.endswith("y") and name[-2:-1] not in "aeiou":
-        return name[:-1] + "ies"
-    if name.endswith(("s", "x", "ch", "sh", "z")):
-        return name + "es"
-    irregular = {
-        "fish": "fish",
-        "fruit": "fruits",
-        "sheep": "sheep",
-        "mouse": "mice",
-        "goose": "geese",
-    }
-    return irregular.get(name, name + "s")
-
-
-def _sentence(words: str) -> str:
-    return f"{words[:1].upper()}{words[1:]}."
