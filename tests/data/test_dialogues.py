@@ -30,7 +30,8 @@ def test_existence_is_half_yes_and_true():
     assert all(("a cat" in question) == (answer == "yes") for question, answer in answers)
 
 
-def test_about_object_answers_in_the_asked_form():
+def test_about_object_answers_in_the_asked_form(monkeypatch):
+    monkeypatch.setattr(dialogues, "put", lambda question, rng: question)
     names = ["tabby", "lion", "dog", "ship", "lemon"]
     forms = set()
     for seed in range(300):
@@ -47,11 +48,49 @@ def test_about_object_answers_in_the_asked_form():
                 forms.add("letter")
             elif answer.startswith("A photo"):
                 assert answer == "A photo of a tabby."
-                assert question in wordings.DESCRIBING
+                forms.add("sentence")
             elif answer.startswith("I do not see"):
                 assert "tabby" not in question
                 forms.add("absent")
-    assert forms == {"yes", "no", "letter", "absent"}
+    assert forms == {"yes", "no", "letter", "sentence", "absent"}
+
+
+def test_a_question_of_one_wording_has_one_form_of_answer():
+    """Whatever the thing: no wording asks for its name in one dialogue and is unanswerable in another."""
+    rng = random.Random(0)
+    answers: dict[str, set[str]] = {}
+    for _ in range(20_000):
+        for question, answer in dialogues.about_object(
+            "tabby", ["tabby", "lion", "ship"], "photo", rng
+        ):
+            if len(question.split()) > 2:  # "what it" may be what haste left of more
+                answers.setdefault(question, set()).add(answer)
+    mixed = {
+        question: found
+        for question, found in answers.items()
+        if len(found) > 1 and not found <= set("ABCD")
+    }
+    assert not mixed
+
+
+def test_what_cannot_be_told_is_asked_of_what_is_there_too():
+    """Else "how old is the ..." would say by itself that there is none."""
+    rng = random.Random(0)
+    turns = [dialogues.unanswerable("tabby", ["ship"], rng) for _ in range(3000)]
+    of_tabby = {answer for question, answer in turns if "tabby" in question}
+    of_ship = {answer for question, answer in turns if "ship" in question}
+    assert of_tabby == {wordings.UNKNOWN}
+    assert of_ship == {"I do not see a ship in the picture."}
+    answers = [answer for _, answer in turns]
+    assert 0.5 < answers.count(wordings.UNKNOWN) / 3000 < 0.75
+    assert 0.04 < answers.count(wordings.NONSENSE) / 3000 < 0.12
+
+
+def test_most_naming_questions_are_worded_anew():
+    rng = random.Random(0)
+    asked = [dialogues.naming("tabby", rng) for _ in range(2000)]
+    assert {answer for _, answer in asked} == {"tabby"}
+    assert len({question for question, _ in asked}) > 1200
 
 
 def test_kinds_go_from_names_to_what_they_are():

@@ -8,24 +8,24 @@ import random
 from collections.abc import Sequence
 
 from vlmamba.data import kinds
+from vlmamba.data.manners import put
+from vlmamba.data.phrases import Phrases
+from vlmamba.data.unanswerable import ABOUT_THING, ABSENT_ASKED, CHATTING, UNANSWERABLE
 from vlmamba.data.wordings import (
-    ABSENT_ASKED,
     ABSENT_SAID,
-    CHATTING,
     CHOOSING,
-    DESCRIBING,
+    COLOUR,
+    DESCRIPTION,
     EXISTENCE,
     KIND_ASKED,
-    KIND_EXISTENCE,
     NAMING,
     NONSENSE,
-    OPENING,
+    PLAIN_NAMING,
     READING,
     SAYING,
     SHORTLY,
     SPELLING,
     TRUTH,
-    UNANSWERABLE,
     UNKNOWN,
     WHERE,
     YES_OR_NO,
@@ -43,18 +43,21 @@ def with_article(name: str) -> str:
     return f"{'an' if name[:1].lower() in 'aeio' or name in ('umbrella', 'urchin') else 'a'} {name}"
 
 
+def asked(wordings: Phrases, rng: random.Random, **names: str) -> str:
+    """One of the wordings, put in some way; names stand as they are."""
+    return put(wordings.draw(rng), rng).format(**names)
+
+
 def naming(name: str, rng: random.Random) -> tuple[str, str]:
-    question = rng.choice(NAMING)
-    if question.startswith("Wh") and rng.random() < 0.25:
-        question = rng.choice(OPENING).format(q=question[0].lower() + question[1:])
+    question = rng.choice(PLAIN_NAMING) if rng.random() < 0.25 else asked(NAMING, rng)
     return question + rng.choice(SHORTLY), name
 
 
 def existence(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Half yes, half no; `absent` are names of things that the picture does not show."""
     present = rng.random() < 0.5
-    asked = name if present else rng.choice(absent)
-    question = rng.choice(EXISTENCE).format(a=with_article(asked)) + rng.choice(YES_OR_NO)
+    told = name if present else rng.choice(absent)
+    question = asked(EXISTENCE, rng, a=with_article(told)) + rng.choice(YES_OR_NO)
     return question, "yes" if present else "no"
 
 
@@ -64,16 +67,16 @@ def kind_of(name: str, rng: random.Random) -> tuple[str, str] | None:
     if not own:
         return None
     if rng.random() < 0.4:
-        return rng.choice(KIND_ASKED) + rng.choice(SHORTLY), own[-1]
+        return asked(KIND_ASKED, rng) + rng.choice(SHORTLY), own[-1]
     is_one = rng.random() < 0.5
-    asked = rng.choice(own if is_one else [k for k in kinds.SAID if k not in own])
-    question = rng.choice(KIND_EXISTENCE).format(a=with_article(asked)) + rng.choice(YES_OR_NO)
+    kind = rng.choice(own if is_one else [k for k in kinds.SAID if k not in own])
+    question = asked(EXISTENCE, rng, a=with_article(kind)) + rng.choice(YES_OR_NO)
     return question, "yes" if is_one else "no"
 
 
 def describing(name: str, what: str, rng: random.Random) -> tuple[str, str]:
     """`what` is "photo", "small photo", "picture" ..."""
-    return rng.choice(DESCRIBING), f"A {what} of {with_article(name)}."
+    return asked(DESCRIPTION, rng), f"A {what} of {with_article(name)}."
 
 
 def choosing(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
@@ -85,17 +88,36 @@ def choosing(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str,
     return pattern.format(options=listed), "ABCD"[options.index(name)]
 
 
-def unanswerable(absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """What the picture cannot tell, what it does not show, what means nothing, and small talk."""
+def unanswerable(name: str, absent: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """What a picture of `name` cannot tell, what it does not show, what means nothing, and small talk."""
     draw = rng.random()
-    if draw < 0.4:
-        return rng.choice(UNANSWERABLE), UNKNOWN
-    if draw < 0.75:
-        name = rng.choice(absent)
-        return rng.choice(ABSENT_ASKED).format(n=name), ABSENT_SAID.format(a=with_article(name))
+    if draw < 0.55:
+        return asked(UNANSWERABLE, rng), UNKNOWN
+    if draw < 0.65:
+        return asked(ABOUT_THING, rng, n=name), UNKNOWN
     if draw < 0.85:
-        return "".join(rng.choice("abcdefghijklmnop ") for _ in range(rng.randint(4, 14))), NONSENSE
-    return rng.choice(CHATTING)
+        other = rng.choice(absent)
+        wordings = ABSENT_ASKED if rng.random() < 0.6 else ABOUT_THING
+        return asked(wordings, rng, n=other), ABSENT_SAID.format(a=with_article(other))
+    if draw < 0.92:
+        return nonsense(rng), NONSENSE
+    wordings, answer = rng.choice(CHATTING)
+    return asked(wordings, rng), answer
+
+
+def nonsense(rng: random.Random) -> str:
+    """Letters at random, or words that sound like words."""
+    if rng.random() < 0.5:
+        return "".join(
+            rng.choice("abcdefghijklmnopqrstuvwxyz  ") for _ in range(rng.randint(4, 16))
+        )
+    syllables = (
+        "".join(map(rng.choice, ("bdfglmprtwz", "aeiou", "bdgklmnprstx"))) for _ in range(9)
+    )
+    return " ".join(
+        "".join(next(syllables) for _ in range(rng.choice((1, 1, 2))))
+        for _ in range(rng.choice((2, 3, 4)))
+    )
 
 
 def about_object(
@@ -135,14 +157,13 @@ def about_object(
             case "kind":
                 dialogue.append(kind_of(name, rng) or naming(name, rng))
             case _:
-                if rng.random() < 0.5:
-                    dialogue.append(unanswerable(absent, rng))
+                dialogue.append(unanswerable(name, absent, rng))
     return dialogue or [naming(name, rng)]
 
 
 def placed(name: str, place: str, rng: random.Random) -> Dialogue:
     """Where the one thing in a picture is, before or after its name."""
-    dialogue = [(rng.choice(WHERE).format(n=name), place)]
+    dialogue = [(asked(WHERE, rng, n=name), place)]
     if rng.random() < 0.4:
         dialogue.append(naming(name, rng))
         rng.shuffle(dialogue)
@@ -151,12 +172,9 @@ def placed(name: str, place: str, rng: random.Random) -> Dialogue:
 
 def coloured(name: str, colour: str, what: str, rng: random.Random) -> Dialogue:
     """The colour of the one thing in a picture."""
-    asked = rng.choice(
-        ("What colour is the {n}?", "What color is the {n}?", "Which colour does the {n} have?")
-    )
-    turns = [(asked.format(n=name) + rng.choice(SHORTLY[:6]), colour)]
+    turns = [(asked(COLOUR, rng, n=name) + rng.choice(SHORTLY[:6]), colour)]
     if rng.random() < 0.3:
-        turns.append((rng.choice(DESCRIBING), f"A {what} of {with_article(f'{colour} {name}')}."))
+        turns.append((asked(DESCRIPTION, rng), f"A {what} of {with_article(f'{colour} {name}')}."))
     elif rng.random() < 0.3:
         turns.append(naming(name, rng))
     return turns
@@ -164,14 +182,14 @@ def coloured(name: str, colour: str, what: str, rng: random.Random) -> Dialogue:
 
 def about_word(word: str, others: Sequence[str], rng: random.Random) -> Dialogue:
     """A dialogue about a picture of one written word."""
-    reading = (rng.choice(READING), word)
+    reading = (asked(READING, rng), word)
     draw = rng.random()
     if draw < 0.75:
         return [reading]
     if draw < 0.9:
         said = word if rng.random() < 0.5 else rng.choice(others)
-        asked = rng.choice(SAYING).format(w=said) + rng.choice(YES_OR_NO)
-        return [(asked, "yes" if said == word else "no"), reading]
+        question = asked(SAYING, rng, w=said) + rng.choice(YES_OR_NO)
+        return [(question, "yes" if said == word else "no"), reading]
     pattern, answer = rng.choice(SPELLING)
     return [(pattern, answer(word)), reading]
 

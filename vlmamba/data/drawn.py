@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vlmamba.data.dialogues import DESCRIBING, Dialogue, with_article
+from vlmamba.data.dialogues import Dialogue, with_article
 from vlmamba.data.painting import COLOURS, SCENES, SHAPES, Contents, Scene, Thing, paint
+from vlmamba.data.wordings import DESCRIBING
 
 BACKGROUNDS = ("white", "black", "gray", "yellow", "blue", "green", "pink")
 WORDS = (

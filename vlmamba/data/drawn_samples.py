@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass
 
-from vlmamba.data.dialogues import DESCRIBING, Dialogue
+from vlmamba.data.dialogues import Dialogue
 from vlmamba.data.drawn import Drawing, caption
 from vlmamba.data.packing import Packed
 from vlmamba.data.samples import Sample
+from vlmamba.data.wordings import DESCRIBING
 from vlmamba.processing import Processor
 from vlmamba.template import Turn
 
