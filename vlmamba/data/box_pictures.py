@@ -15,7 +15,7 @@ from vlmamba.data.tower_claims import TOWER_CLAIMS
 
 TOWERS = 0.6  # of the pictures; of NLVR's two thirds
 TURNS = 4  # statements about a picture, two a dialogue
-POOL = 12  # pictures on which a statement's truth is tried
+POOL = 8  # pictures on which a statement's truth is tried
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,17 @@ from vlmamba.data.box_pictures import BoxPictures
 from vlmamba.data.boxes import Box, picture, structured
 from vlmamba.data.census import census
 from vlmamba.data.dialogues import Dialogue
-from vlmamba.data.made import in_pieces, made
+from vlmamba.data.made import in_pieces
 from vlmamba.data.mixture import Source
 from vlmamba.data.packs import Pack
 
 GRID = 8  # patches a side that a census is taken of
 STILL = replace(LAYOUT, shift=0.0)  # the boxes stand in the same place in every picture
+
+
+Painted = tuple[
+    NDArray[np.uint8], NDArray[np.int8]
+]  # pixels of pictures, and the census of their patches
 
 
 def truth_source(pack: Pack, size: int, share: float) -> Source:
@@ -41,25 +46,22 @@ def truth_source(pack: Pack, size: int, share: float) -> Source:
 
 def boxes_source(boxes: BoxPictures, count: int, share: float) -> Source:
     """`count` made pictures of three boxes, with two dialogues of two statements each."""
-    drawn, turns = zip(*made(boxes.told, count), strict=True)
-    told = [part for four in turns for part in (four[:2], four[2:])]
-    return _source("boxes", in_pieces(partial(_painted, boxes.size), drawn, 1024), told, share)
+    parts = in_pieces(partial(_made, boxes), range(count), 512)
+    told = [dialogue for _, told in parts for turns in told for dialogue in (turns[:2], turns[2:])]
+    return _source("boxes", [painted for painted, _ in parts], told, share)
 
 
-def _painted(
-    size: int, drawn: Sequence[Sequence[Box]]
-) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """The pixels of pictures and the census of their patches."""
+def _made(boxes: BoxPictures, numbers: Sequence[int]) -> tuple[Painted, list[Dialogue]]:
+    drawn, told = zip(*map(boxes.told, numbers), strict=True)
+    return _painted(boxes.size, drawn), list(told)
+
+
+def _painted(size: int, drawn: Sequence[Sequence[Box]]) -> Painted:
     pixels = [np.asarray(picture(boxes, size)) for boxes in drawn]
     return np.stack(pixels), np.stack([census(boxes, GRID) for boxes in drawn])
 
 
-def _source(
-    name: str,
-    painted: list[tuple[NDArray[np.uint8], NDArray[np.int8]]],
-    told: Sequence[Dialogue],
-    share: float,
-) -> Source:
+def _source(name: str, painted: list[Painted], told: Sequence[Dialogue], share: float) -> Source:
     pixels, counted = (np.concatenate(parts) for parts in zip(*painted, strict=True))
     picture_of = np.repeat(np.arange(len(pixels)), len(told) // len(pixels))
     return Source(name, pixels, picture_of, told, STILL, share, census=counted)
