@@ -14,7 +14,7 @@ from vlmamba.data.scatter_claims import SCATTER_CLAIMS
 from vlmamba.data.tower_claims import TOWER_CLAIMS
 
 TOWERS = 0.6  # of the pictures; of NLVR's two thirds
-TURNS = 4  # statements about a picture, two a dialogue
+TURNS = 2  # statements about a picture
 POOL = 8  # pictures on which a statement's truth is tried
 
 
@@ -27,7 +27,7 @@ class BoxPictures:
 
     def draw(self, index: int) -> tuple[Image.Image, Dialogue]:
         boxes, dialogue = self.told(index)
-        return picture(boxes, self.size), dialogue[: TURNS // 2]
+        return picture(boxes, self.size), dialogue
 
     def told(self, index: int) -> tuple[list[Box], Dialogue]:
         """The boxes of a picture, and what is asked of them."""

@@ -45,9 +45,9 @@ def truth_source(pack: Pack, size: int, share: float) -> Source:
 
 
 def boxes_source(boxes: BoxPictures, count: int, share: float) -> Source:
-    """`count` made pictures of three boxes, with two dialogues of two statements each."""
+    """`count` made pictures of three boxes; each statement is a dialogue, since two would often be too long."""
     parts = in_pieces(partial(_made, boxes), range(count), 512)
-    told = [dialogue for _, told in parts for turns in told for dialogue in (turns[:2], turns[2:])]
+    told = [[turn] for _, told in parts for turns in told for turn in turns]
     return _source("boxes", [painted for painted, _ in parts], told, share)
 
 
