@@ -7,8 +7,8 @@ from vlmamba.data.wordings import GLOSSARY
 
 TOPICS = {
     "topic": "breakfast|physics|gardening|music|travel|money|history|sports|the news|my garden|your job|holidays"
-    "|a long walk|books|fashion|old toys|the weather|winter|wild nature|a game|art class|the market|our project|food"
-    "|cities|science|languages|trains|farming|the sea|a museum|cooking|computers|health|mathematics|the moon|tools",
+    "|a long walk|books|fashion|old toys|the weather|winter|wild nature|a game|art class|the market|our project"
+    "|cities|science|languages|trains|farming|the sea|a museum|cooking|computers|health|mathematics|the moon|poetry",
 }  # fmt: skip
 BEFORE = Phrases(
     """

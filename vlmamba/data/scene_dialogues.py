@@ -4,25 +4,17 @@ import random
 from collections.abc import Sequence
 from typing import Protocol
 
-from vlmamba.data.dialogues import Dialogue, naming, with_article
-from vlmamba.data.wordings import DESCRIBING, YES_OR_NO
-
-COUNTING = (
-    "How many {s} are there?", "How many {s} are in the picture?", "How many {s} do you see?", "Count the {s}.",
-    "What is the number of {s}?", "How many {s} can you count?", "How many {s} does the picture show?",
-)  # fmt: skip
-EITHER = (
-    "Is the {a} {one} or {other} the {b}?", "Is the {a} {one} the {b} or {other} it?",
-    "Tell me whether the {a} is {one} or {other} the {b}.",
-)  # fmt: skip
-RELATED = (
-    "Is the {a} {one} the {b}?", "Is there {an_a} {one} the {b}?", "Do you see the {a} {one} the {b}?",
-)  # fmt: skip
-BESIDE = (
-    "What is {one} the {b}?",
-    "Which thing is {one} the {b}?",
-    "What do you see {one} the {b}?",
+from vlmamba.data.dialogues import Dialogue, asked, naming, with_article
+from vlmamba.data.wordings import (
+    BESIDE,
+    COUNTING,
+    DESCRIBING,
+    EITHER,
+    KIND_ASKED,
+    RELATED,
+    YES_OR_NO,
 )
+
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
@@ -41,7 +33,7 @@ def single_told(thing: Thing, rng: random.Random) -> Dialogue:
     """One thing: its name, its kind."""
     turns = [naming(thing.name, rng)] if thing.name else []
     if not turns or rng.random() < 0.5:
-        turns.append(("What kind of thing is it?", thing.kind))
+        turns.append((asked(KIND_ASKED, rng), thing.kind))
     return turns
 
 
@@ -49,8 +41,10 @@ def crowd_told(things: Sequence[Thing], others: Sequence[Thing], rng: random.Ran
     """How many `things` there are, which are of one kind, among `others`."""
     count, kind = len(things), things[0].kind
     names = {thing.name for thing in things}
-    asked = rng.choice((kind, kind, kind, *(names if len(names) == 1 and "" not in names else ())))
-    turns = [_how_many(asked, count, rng)]
+    counted = rng.choice(
+        (kind, kind, kind, *(names if len(names) == 1 and "" not in names else ()))
+    )
+    turns = [_how_many(counted, count, rng)]
     other_kinds = {thing.kind for thing in others}
     if len(other_kinds) == 1 and others[0].kind and rng.random() < 0.6:
         turns.append(_how_many(others[0].kind, len(others), rng))
@@ -59,19 +53,19 @@ def crowd_told(things: Sequence[Thing], others: Sequence[Thing], rng: random.Ran
     if rng.random() < 0.3:
         wrong = rng.choice([n for n in range(1, 7) if n != count])
         said = count if rng.random() < 0.5 else wrong
-        words = f"{NUMBERS[said]} {asked if said == 1 else plural(asked)}"
+        words = f"{NUMBERS[said]} {counted if said == 1 else plural(counted)}"
         question = f"{'Is' if said == 1 else 'Are'} there {rng.choice(('', 'exactly '))}{words}?"
         turns.append((question + rng.choice(YES_OR_NO), "yes" if said == count else "no"))
     if rng.random() < 0.15:
         turns.append(
-            (rng.choice(DESCRIBING), _sentence(f"{NUMBERS[count]} {asked if count == 1 else plural(asked)}"))
+            (rng.choice(DESCRIBING), _sentence(f"{NUMBERS[count]} {counted if count == 1 else plural(counted)}"))
         )  # fmt: skip
     rng.shuffle(turns)
     return turns
 
 
 def _how_many(name: str, count: int, rng: random.Random) -> tuple[str, str]:
-    return rng.choice(COUNTING).format(s=plural(name)), str(count)
+    return asked(COUNTING, rng, s=plural(name)), str(count)
 
 
 def pair_told(one: Thing, other: Thing, relation: str, rng: random.Random) -> Dialogue:
@@ -81,15 +75,15 @@ def pair_told(one: Thing, other: Thing, relation: str, rng: random.Random) -> Di
     by_name = one.name and other.name and rng.random() < 0.35
     a, b = (one.name, other.name) if by_name else (one.kind, other.kind)
     first, second = rng.sample((relation, OPPOSITE[relation]), 2)
-    either = rng.choice(EITHER).format(a=a, b=b, one=first, other=second)
-    asked = relation if rng.random() < 0.5 else OPPOSITE[relation]
-    related = rng.choice(RELATED).format(a=a, an_a=with_article(a), b=b, one=asked)
+    either = asked(EITHER, rng, a=a, b=b, one=first, other=second)
+    told = relation if rng.random() < 0.5 else OPPOSITE[relation]
+    related = asked(RELATED, rng, a=a, an_a=with_article(a), b=b, one=told)
     this, that = (with_article(thing.name or thing.kind) for thing in (one, other))
     turns = [
         (either, relation.removesuffix(" of")),
         (either, relation.removesuffix(" of")),
-        (related + rng.choice(YES_OR_NO), "yes" if asked == relation else "no"),
-        (rng.choice(BESIDE).format(one=relation, b=b), this),
+        (related + rng.choice(YES_OR_NO), "yes" if told == relation else "no"),
+        (asked(BESIDE, rng, one=relation, b=b), this),
         (rng.choice(DESCRIBING), _sentence(f"{this} {relation} {that}")),
     ]
     return list(dict.fromkeys(rng.sample(turns, 3)))

@@ -264,6 +264,40 @@ WHERE = _phrases("""
     (Whereabouts|On which side) is the {n}?
     At (which|what) place(| in the picture) is the {n}?
     """)
+COUNTING = _phrases("""
+    How many {s} are there?
+    How many {s} are there<where>?
+    How many {s} (do|can|could|did) <one> (see|count|spot|find|make out)<where>?
+    How many {s} (does|can|might) <this> <picture> (show|have|hold|include)?
+    How many {s} (are|can be) (seen|counted|found|spotted)<where>?
+    How many (of them|of these|of the things here) are {s}?
+    (Count|Add up) (the|all|all the) {s}<where>.
+    (What is|Tell me|Give me|Say|Find|Work out) the (number|count|total|sum) of {s}<where>.
+    (Tell me|Say|Do you know|Can you say|Let me know|I want to know) how many {s} (you see|you count|are <shown>).
+    """)
+EITHER = _phrases("""
+    Is the {a} {one} or {other} the {b}?
+    Is the {a} {one} or {other} the {b}?
+    Is the {a} {one} the {b} or {other} it?
+    (Tell me|Say|Check|Decide|Do you know) (whether|if) the {a} is {one} or {other} the {b}.
+    (Do|Can) <one> (see|find) the {a} {one} or {other} the {b}?
+    (Does|Did) the {a} (stand|lie|appear) {one} or {other} the {b}?
+    """)
+RELATED = _phrases("""
+    Is the {a} {one} the {b}?
+    Is the {a} {one} the {b}?
+    Is there {an_a} {one} the {b}?
+    (Do|Can|Could|Did) <one> (see|find|spot) the {a} {one} the {b}?
+    (Does|Did) the {a} (stand|lie|appear) {one} the {b}?
+    (Is it true|Would you say|Do you think) that the {a} is {one} the {b}?
+    (Tell me|Say|Check) (whether|if) the {a} is {one} the {b}.
+    """)
+BESIDE = _phrases("""
+    What is<really> {one} the {b}?
+    (What|Which <object>) (is|stands|lies|appears) {one} the {b}?
+    (What|Which <object>) (do|can|did) <one> (see|find|spot) {one} the {b}?
+    (Name|Tell me|Say) what is {one} the {b}.
+    """)
 READING = _phrases("""
     What does (it|this|that|the (text|sign|picture|image|label|poster|word)) say?
     What (is|was|has been) (written|printed|spelt) (here|there|on it|in the (picture|image)|on (the|this) sign)?
