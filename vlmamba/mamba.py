@@ -5,6 +5,7 @@ called as a module, so that an adapter put in its place takes effect.
 """
 
 import math
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from vlmamba.ops import (
 )
 from vlmamba.ops.precision import compute_dtype
 from vlmamba.state import State
+from vlmamba.twice import twice
 
 # What the backward pass does once more: nothing, of a mixer all between its projections, or all of it.
 Recompute = Literal["nothing", "scan", "mixer"]
@@ -234,11 +236,18 @@ class MambaMixer(SelectiveSSM):
             return self.out_proj(self.step(x, z, state)).unsqueeze(1)
         xz = self.in_proj(hidden)  # (b, l, 2e)
         if recompute and xz.requires_grad:
-            # Reentrant: the first pass then runs without gradients, and the scan saves no states in vain.
-            y = checkpoint(self._scan_twice, xz, state, lengths, reset, use_reentrant=True)
+            # The first pass runs without gradients, so the scan saves no states in vain.
+            again = twice if self._certain else partial(checkpoint, use_reentrant=True)
+            y = again(self._scan_twice, xz, state, lengths, reset)
+            assert isinstance(y, Tensor)
         else:
             y = self.scan_halves(xz, state, lengths, reset)
         return self.out_proj(y)
+
+    @property
+    def _certain(self) -> bool:
+        """Whether nothing random happens between the two large projections, as in an adapter."""
+        return type(self.x_proj) is nn.Linear and type(self.dt_proj) is DtProjection
 
     def _scan_twice(self, xz: Tensor, *others: Any) -> Tensor:
         """`scan_halves`; the second time, with gradients, out_proj has its result already."""
