@@ -82,7 +82,8 @@ class MixedScenes:
         kinds = rng.sample(self._asked, 2)
         one, other = (self._some(kind, rng) for kind in kinds)
         relation = rng.choice(list(OPPOSITE))
-        apart, aside = rng.uniform(0.36, 0.6), max(-0.2, min(0.2, rng.gauss(0, 0.09)))
+        apart = rng.uniform(0.36, 0.6)
+        aside = rng.uniform(-1, 1) * min(0.26, 0.55 * apart)
         along = rng.uniform(0.17 + apart / 2, 0.83 - apart / 2)
         across = rng.uniform(0.34, 0.66)
         upright = relation in ("above", "below")
@@ -97,7 +98,8 @@ class MixedScenes:
             a, b = rng.uniform(0.1, 0.9), rng.choice((0.08, 0.92))
             third = self._some(rng.choice(others), rng)
             placed.insert(0, (third, *((b, a) if upright else (a, b)), rng.uniform(0.12, 0.2)))
-        return self._paste(placed, rng), pair_told(one, other, relation, rng)
+        told = pair_told(one, other, relation, rng, alone=len(placed) == 2)
+        return self._paste(placed, rng), told
 
     def _some(self, kind: str, rng: random.Random) -> Cutout:
         looks = self._kinds[kind]

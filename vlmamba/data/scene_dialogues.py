@@ -68,8 +68,10 @@ def _how_many(name: str, count: int, rng: random.Random) -> tuple[str, str]:
     return asked(COUNTING, rng, s=plural(name)), str(count)
 
 
-def pair_told(one: Thing, other: Thing, relation: str, rng: random.Random) -> Dialogue:
-    """Two things of different kinds, of which `one` is `relation` the other."""
+def pair_told(
+    one: Thing, other: Thing, relation: str, rng: random.Random, alone: bool = True
+) -> Dialogue:
+    """Two things of different kinds, of which `one` is `relation` the other; alone: the scene shows no third one."""
     if rng.random() < 0.5:
         one, other, relation = other, one, OPPOSITE[relation]
     by_name = one.name and other.name and rng.random() < 0.35
@@ -83,9 +85,12 @@ def pair_told(one: Thing, other: Thing, relation: str, rng: random.Random) -> Di
         (either, relation.removesuffix(" of")),
         (either, relation.removesuffix(" of")),
         (related + rng.choice(YES_OR_NO), "yes" if told == relation else "no"),
-        (asked(BESIDE, rng, one=relation, b=b), this),
-        (rng.choice(DESCRIBING), _sentence(f"{this} {relation} {that}")),
     ]
+    if alone:
+        turns += [
+            (asked(BESIDE, rng, one=relation, b=b), this),
+            (rng.choice(DESCRIBING), _sentence(f"{this} {relation} {that}")),
+        ]
     return list(dict.fromkeys(rng.sample(turns, 3)))
 
 
