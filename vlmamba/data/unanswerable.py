@@ -64,6 +64,7 @@ UNANSWERABLE = _phrases("""
     (Which|What) (camera|phone|company|shop|town|country|team) (was used|is it from|made <it>|took <it>|sells it)?
     (Which|What) (language|school|street|brand|team|food) (does <person> like|is the best|won <time>|did they want)?
     What is the <fact> of <country>?
+    What is the (sense|aim|secret|cause|origin|price|end) of (love|time|war|happiness|the universe|money|work)?
     What is <number> (plus|minus|times|and|divided by|to the power of) <number>?
     How much is <number> (plus|minus|times|and|and|less) <number>?
     Who (wrote|discovered|invented|won|directed|sang) (the (bible|telephone|cup|election|war|film|song)|America)?

@@ -9,11 +9,14 @@ wording is drawn from patterns (`data/phrases.py`), and shares its words with qu
 from vlmamba.data.phrases import Phrases
 
 GLOSSARY = {
-    "picture": "<photo>|<photo>|<photo>|<photo>|<photo>|<adj> <photo>|drawing|painting|scene|view|figure|slide|scan",
+    "picture": "<photo>|<photo>|<photo>|<photo>|<adj> <photo>|<sheet>",
+    "sheet": "drawing|painting|scene|view|figure|slide|scan|artwork|print|postcard|sketch|canvas|thumbnail|still|page"
+    "|poster|file|panel|exhibit|collage|window|card",
     "photo": "picture|picture|image|photo|photograph|pic",
     "this": "this|this|the|the|that",
     "adj": "attached|first|little|lovely|strange|given|new|old|next|small|large|good|same|other|only|nice|present"
-    "|funny|famous|actual|real|main|odd|exact|dear|following|above|latest|pretty|simple|curious",
+    "|funny|famous|actual|real|main|odd|exact|dear|following|above|latest|pretty|simple|curious"
+    "|mysterious|central|biggest|closest|lonely|obvious|unknown|striking|final|remarkable|particular|beautiful|blurred",
     "object": "object|object|thing|item|subject|main object|main thing|main subject|<adj> (object|thing|item|one)",
     "the_object": "(the|this|that) (<object>|object|thing)",
     "seen_object": "<the_object>( <in_it>|) (that|which) (<one> see|<one> can <see>|is <shown>|<this> <picture> <shows>"
@@ -29,8 +32,10 @@ GLOSSARY = {
     "shows": "shows|depicts|presents|displays|represents|features|portrays|reveals|holds|includes|offers|gives|brings"
     "|is (of|about)|is meant to (show|be)|is supposed to show|has (in it|inside|to show|to offer)",
     "show": "show|show|depict|present|display|represent|feature|portray|reveal|hold|include|offer|give|bring|render"
+    "|illustrate|exhibit|communicate|convey|focus on|concern|point to|consist of|express"
     "|(want|try|seem) to show|(stand|account) for|(tell|teach) (us|me)|(have|carry) (in it|inside)",
-    "see": "see|see|see|recognise|make out|spot|notice|find|look at|perceive|discover|observe|detect|watch",
+    "see": "see|see|see|recognise|make out|spot|notice|find|look at|perceive|discover|observe|detect|watch"
+    "|distinguish|discern|encounter|witness|get|meet|think of|point at|view",
     # What follows "tell me" and "do you know".
     "clause": """
         what (this|that|it|this one) (is|is|might be|could be|is called)
@@ -99,6 +104,8 @@ NAMING = _phrases("""
     (Which|What) (object|thing|subject) does <this> <picture> <show>?
     (Which|What) <object> (is|can be found|stands|lies) (here|there|<in_it>)?
     <in_start>, (what|which <object>) (is|do <one> see|can be seen|is <shown>|is the most important|is largest)?
+    In (one|a single|just one) word, what (is (this|it|that|<the_object>|<shown>)|do <one> see)?
+    (Tell me|Write|State|Name) in (one|just one|one short) word <clause>.
     <in_start>, what (catches the eye|is there|is <the_object>|do <one> <see>|can be <shown>)?
     (At|On) what (are|is) (we|you|<one_of_all>|the camera|the eye) (looking|directed|focused)?
     Of what (is (this|it|that)|do <one> see) (a|the) <picture>?
@@ -231,7 +238,8 @@ DESCRIPTION = _phrases("""
     (Describe|Summarise|Outline|Paraphrase|Relate) (<clause>|<seen_object>).
     (Describe|Caption|Summarise) (it|this|<this> <picture>) for (me|a child|my <relative>|someone who cannot see it).
     How (can|might|should|could|do) <one> (describe|caption|summarise) (it|<the_object>|<this> <picture>)?
-    (Tell me|Write|Say) (something|a sentence|a bit|a few words) (about|on) (<this> <picture>|<clause>).
+    (Tell me|Write|Say) (something|a bit|a few words) about <this> <picture>.
+    Write (a sentence|a line|a whole sentence|a text) (about|on) (<this> <picture>|<clause>|<the_object>).
     (Tell me|Write|Say) in a (whole |full |)sentence what (this is|you see|is <shown>|<this> <picture> <shows>).
     In (a|one) (short |whole |)sentence, what (is this|does <this> <picture> <show>|do you see|is <shown>)?
     (What|Which) (sentence|caption|description) (fits|suits|would fit|belongs to) (it|this|<this> <picture>)?
