@@ -55,5 +55,9 @@ def test_things_cover_patches_and_have_one_middle():
     covers[40:44, 40:44] = 1 + 0  # too small to cover a patch, but it has a middle
     shown = things_at(covers, [(0.3, 0.3), (0.65, 0.65)], 4) - NO_THING
     assert shown.tolist() == [[7, 7, 0, 0], [7, 8, 0, 0], [0, 0, 2, 0], [0, 0, 0, 0]]
+    covers[0:6, 0:16] = 1 + 7  # less of its patch than kind 3
+    again = things_at(covers, [(0.3, 0.3), (0.65, 0.65)], 4) - NO_THING
+    assert again.tolist() == shown.tolist()
+    assert (things_at(np.zeros((64, 64), np.uint8), [], 4) == NO_THING).all()
     assert len(patch_weights()) == PATCH_CLASSES
     assert shown.max() + NO_THING < PATCH_CLASSES

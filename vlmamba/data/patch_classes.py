@@ -45,7 +45,11 @@ def things_at(
     -> the classes (grid, grid) of the patches."""
     size = len(covers) // grid
     cells = covers[: size * grid, : size * grid].reshape(grid, size, grid, size)
-    kinds = np.where((cells > 0).mean((1, 3)) >= COVERED, cells.max((1, 3)), 0).astype(np.int64)
+    there = np.union1d(covers, 0)
+    shares = np.stack([(cells == kind).mean((1, 3)) for kind in there])
+    covered, shares[0] = 1 - shares[0], 0.0
+    most = there[shares.argmax(0)].astype(np.int64)  # the kind that covers most of a patch
+    kinds = np.where(covered >= COVERED, most, 0)
     for x, y in middles:
         row, column = (min(grid - 1, max(0, int(at * grid))) for at in (y, x))
         kind = (
