@@ -58,8 +58,8 @@ VALIDATION_ONLY = ("_dev", "_validation")
 # Shares of a batch where answering is learnt and not seeing: names come fast from a tower that knows them, while
 # counting, places and words want many examples.
 ANSWERING = {
-    "tiny64": 20, "cifar10": 9, "caltech101": 8, "clothing": 4, "iiit5k_train": 4, "nlvr_hidden": 1.5, "scenes": 18,
-    "easy_vqa": 3, "boxes": 8, "drawn": 5, "words": 14,
+    "tiny64": 22, "cifar10": 10, "caltech101": 10, "clothing": 4, "iiit5k_train": 3, "nlvr_hidden": 1.5, "scenes": 18,
+    "easy_vqa": 3, "boxes": 8, "drawn": 5, "words": 10,
 }  # fmt: skip
 LANDSCAPES = ("cliff", "lakeside", "seashore", "alp")  # grounds of composed scenes
 
@@ -248,7 +248,7 @@ def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[So
     sets = _by_set(opened)
     found: list[Source | None] = []
     if tiny := sets.get("tiny64"):
-        photos = photo_source(tiny, 32, 64, "photo", per_picture=2)
+        photos = photo_source(tiny, 36, 64, "photo", per_picture=2)
         found += [photos, placed_source(photos, tiny, 2)]
     if cifar := sets.get("cifar10"):
         found.append(photo_source(cifar, 16, 32, "small photo", per_picture=2))
@@ -258,7 +258,7 @@ def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[So
         photos = photo_source(clothing, 5, size, "photo", per_picture=12)
         names = [class_name(label) for label in clothing[0].classes]
         found += [photos, coloured_source(photos, names, 1)]
-    found.append(fashion_source((Path(packs) / "fashion-mnist", *FASHION_DIRECTORIES), 3))
+    found.append(fashion_source((Path(packs) / "fashion-mnist", *FASHION_DIRECTORIES), 5))
     if signs := sets.get("iiit5k"):
         found.append(sign_source(signs[0], 2, size, per_picture=6))
     if nlvr := sets.get("nlvr"):
@@ -274,7 +274,7 @@ def _sources(packs: str | None, size: int, counts: Counts, seed: int) -> list[So
     dictionary = _dictionary((Path(packs) / "words.txt", *DICTIONARIES)) or spoken
     fonts = tuple(find_fonts((*FONT_DIRECTORIES, Path(packs) / "fonts")))
     lettering = WordMasks(dictionary, spoken, fonts, *MASK, seed)
-    found.append(words_source(lettering, counts.words, 16))
+    found.append(words_source(lettering, counts.words, 12))
     return [source for source in found if source is not None]
 
 
