@@ -5,12 +5,14 @@ Debian's package is `fonts-noto-color-emoji` (SIL Open Font License 1.1); it dra
 
 import unicodedata
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from vlmamba.data.cutouts import Cutout, encoding
+from vlmamba.data.made import in_pieces
 
 FONT = "NotoColorEmoji.ttf"
 PIXELS = 109  # the size of its drawings
@@ -33,25 +35,26 @@ NAMED = ("animal", "fruit", "vegetable", "instrument")
 
 def emoji(directories: Sequence[str | Path]) -> list[Cutout]:
     """The emoji that the font draws, the first that is found below the directories; none where there is none."""
+    characters = [(kind, one) for kind, several in EMOJI.items() for one in several]
     for directory in directories:
         for path in sorted(Path(directory).expanduser().rglob(FONT)):
-            return _drawn(path)
+            parts = in_pieces(partial(_drawn, path), characters, 24)
+            return [cutout for part in parts for cutout in part]
     return []
 
 
-def _drawn(path: Path) -> list[Cutout]:
+def _drawn(path: Path, characters: Sequence[tuple[str, str]]) -> list[Cutout]:
     font = ImageFont.truetype(str(path), PIXELS)
     found: list[Cutout] = []
-    for kind, characters in EMOJI.items():
-        for character in characters:
-            canvas = Image.new("RGBA", (160, 160))
-            ImageDraw.Draw(canvas).text((10, 10), character, "black", font, embedded_color=True)
-            box = canvas.getbbox()
-            if box is None or np.asarray(canvas)[..., :3].max() < 32:
-                continue  # not in this font: nothing, or a black frame in its place
-            drawn = canvas.crop(box)
-            drawn.thumbnail((KEPT, KEPT), Image.Resampling.BICUBIC)
-            name = unicodedata.name(character, "").lower().removesuffix(" face")
-            named = kind in NAMED and len(name.split()) < 3
-            found.append(Cutout(name if named else "", kind, encoding(drawn), "emoji"))
+    for kind, character in characters:
+        canvas = Image.new("RGBA", (160, 160))
+        ImageDraw.Draw(canvas).text((10, 10), character, "black", font, embedded_color=True)
+        box = canvas.getbbox()
+        if box is None or np.asarray(canvas)[..., :3].max() < 32:
+            continue  # not in this font: nothing, or a black frame in its place
+        drawn = canvas.crop(box)
+        drawn.thumbnail((KEPT, KEPT), Image.Resampling.BICUBIC)
+        name = unicodedata.name(character, "").lower().removesuffix(" face")
+        named = kind in NAMED and len(name.split()) < 3
+        found.append(Cutout(name if named else "", kind, encoding(drawn), "emoji"))
     return found
