@@ -47,6 +47,9 @@ UNANSWERABLE = _phrases("""
     How many (times|years|days|hours) (did it take|does it take|is that|were you there)?
     How many (people|friends|children|buyers) (<did>|came|like|bought|know) <it>(| <time>)?
     How (did|do|does|can|will) (<person>|<one>) (<do>|make|repair|use|find) <it>(| <time>)?
+    How (do|can|could|did|should) (I|we|you|they|<person>) (get|come|go|travel|fly) (to <town>|home|there|here|back)?
+    How (do|can|could|does) (I|we|you|<person>) (open|fix|cook|learn|grow|spell|learn to love|win) (<it>|a <adj> one)?
+    What (did|will|do|does) (we|they|I|<person>) (have|get|bring|choose) for (dinner|a present|Christmas|<time>)?
     How (is|are|was) (<person>|life|the weather|business|your <relative>)(| <time>| feeling| doing)?
     What (happened|happens|will happen|came|comes) (before|after|next|then|<time>)(| here| there| to <it>| to <person>)?
     What was (there|it|in its place|in this place) (before|<time>)?

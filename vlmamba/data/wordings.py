@@ -113,6 +113,8 @@ NAMING = _phrases("""
     (How|What) is (this|that|it|<the_object>) (called|named|known)?
     What (can|could|might|may|should|must|would) (this|that|it|<the_object>)<really> be?
     What do (you|<one>) (think|believe|suppose|guess|say|reckon) (this|that|it|<the_object>) is?
+    What (would|could|can|should) <one> (take|mistake|hold) (this|that|it|<the_object>) for?
+    What (would|could|should|did) <one> (think|believe|guess|imagine) (this|that|it|<the_object>) (is|to be|might be)?
     What (has|have) been (photographed|painted|pictured|placed|put|drawn|filmed|recorded|shown)(<place>| for us)?
     What is the <name> (of|for) (this|that|it|<the_object>|<seen_object>)?
     (Which|What) <name> (fits|suits|matches|goes with|belongs to|would you give) (it|this|<the_object>)?
@@ -131,6 +133,7 @@ NAMING = _phrases("""
     (Name|Determine|Tell me|Say|Give me|Find|Guess) <the_object>(| <in_it>).
     (Name|Identify|Recognise|Label|Determine|Tell me) <seen_object>.
     (Name|Identify|Label|Classify|Recognise|Guess) (it|this|that|this one|this <picture>).
+    (Find|Look for|Think of|Choose|Suggest) (a|the) <name> (for|of) (it|this|that|<the_object>).
     (Give|Tell|Write|Say|Find|State) (me |)the <name> (of|for) (this|it|<the_object>)(| <in_it>).
     (Tell me|Tell me|Say|State|Write down|Let me know|Find out|Tell us|Write|Work out|Think about|Explain) <clause>.
     (Can|Could|Would|Will) you (please |kindly |)(tell (me|us)|say|explain|work out|find out|let me know) <clause>?
