@@ -113,16 +113,18 @@ def test_the_kernels_page_states_the_record_of_the_ops():
 
 def test_the_kernels_page_states_the_record_of_the_scan():
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "results" / "gpu_scan_plans.json").read_text())
-    for row in record["timings"]:
-        forward, backward = row["forward_ms"], row["backward_ms"][row["chosen"]]
-        shape = f"| {row['b']}, {row['e']}, {row['l']} |"
-        lines = [line for line in page.splitlines() if line.startswith(shape)]
-        assert all(f"| {forward:.3f} |" in line and f"| {backward:.2f} |" in line for line in lines)
-        if (row["b"], row["l"]) == (8, 2048):
-            assert lines
-            readme = (ROOT / "README.md").read_text(encoding="utf-8")
-            assert f"| {forward:.2f} / {backward:.2f} ms | [gpu_scan_plans]" in readme
+    record = json.loads((ROOT / "results" / "gpu_scan.json").read_text())
+    assert all(row["right"] for row in record["correctness"])
+    rows = {(row["b"], row["e"], row["l"]): row["cuda"] for row in record["timings"]}
+    stated = re.findall(r"^\| (\d+), (\d+), (\d+) \|(.*)", page, re.MULTILINE)
+    assert len(stated) == 9
+    for b, e, l, cells in stated:
+        row = rows[int(b), int(e), int(l)]
+        assert f"| {row['inference_ms']:.3f} |" in cells
+        assert f"| {row['backward_ms']:.2f} |" in cells
+    forward, backward = (rows[8, 5120, 2048][way] for way in ("inference_ms", "backward_ms"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| {forward:.2f} / {backward:.2f} ms;" in readme
 
 
 def test_the_ablations_state_the_record():
