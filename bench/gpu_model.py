@@ -124,13 +124,13 @@ def prefill(b: int, l: int, sides: list[str]) -> Iterator[Row]:
             model = transformer().eval()
             called = torch.compile(model, dynamic=False) if side == "compiled" else model
             run, flops = partial(transformer_prefill, called, ids), transformer_flops(b, l, b)
-        first = seconds(run)
-        yield {
-            "side": side,
-            "ms": median_ms(run, GPU, REPEATS["prefill"] if b * l <= LONG else 3),
-            "flops": flops,
-            "first_s": first,
-        }
+        row = {"side": side, "flops": flops}
+        try:
+            first = seconds(run)
+            taken = median_ms(run, GPU, REPEATS["prefill"] if b * l <= LONG else 3)
+            yield row | {"ms": taken, "first_s": first}
+        except torch.OutOfMemoryError:
+            yield row | {"ms": None}
         del model, run
         called = None
         torch.compiler.reset()
