@@ -108,6 +108,20 @@ def test_the_kernels_page_states_the_record_of_training():
         )
 
 
+def test_the_kernels_page_states_the_record_of_reading():
+    page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
+    runs = json.loads((ROOT / "results" / "gpu_model.json").read_text())["runs"]
+    names = {"ours": "vlmamba", "eager": "Transformer"}
+    taken: dict[str, list[str]] = {}
+    for row in sorted((row for run in runs for row in run["rows"]), key=lambda row: row["l"]):
+        if row["what"] == "prefill" and row["ms"]:
+            line = f"| batch {row['b']}, {names[row['side']]} |"
+            taken.setdefault(line, []).append(f"{row['ms']:.{int(row['ms'] < 100)}f}")
+    assert len(taken) == 4
+    for line, figures in taken.items():
+        assert f"{line} {' | '.join(figures)} |" in page
+
+
 def test_the_kernels_page_states_the_record_of_the_ops():
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     record = json.loads((ROOT / "results" / "gpu_ops.json").read_text())
