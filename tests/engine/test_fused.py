@@ -285,3 +285,18 @@ def test_changed_weights_are_seen():
     model.lm_head.weight.neg_()
     other = [s.tokens for s in generate(model, ids, sampling=Sampling(8))]
     assert other != first[0]
+
+
+@on_gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="one GPU")
+def test_another_gpu_than_the_current_one_answers_as_it_does():
+    vision = odd_model(torch.float32, "cpu").config.vision
+    pixels = torch.randn(1, 3, vision.image_size, vision.image_size)
+    said = []
+    for device in ("cuda:0", "cuda:1"):
+        model = odd_model(torch.float32, device)
+        ids = torch.tensor([[model.config.image_token_id] * vision.num_patches + [5, 6, 7]])
+        for _ in range(3):  # the second time it is recorded, the third replayed
+            steps = generate(model, ids, pixels.to(device), sampling=Sampling(8))
+            said.append([step.tokens for step in steps])
+    assert all(tokens == said[0] for tokens in said)

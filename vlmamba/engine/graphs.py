@@ -3,6 +3,7 @@
 import logging
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, partial
 from typing import NamedTuple, TypeAlias
 
@@ -67,19 +68,20 @@ class Graphs:
         if state.batch_size != b:
             raise ValueError(f"the state holds {state.batch_size} sequences, the input {b}")
         run = partial(_read, self._reader, self._alive.model.language_model)
-        if b * l > MOST_POSITIONS or "reading" in self._failed:
-            return run(embeds, state.conv_state, state.ssm_state, state.length, lengths)
-        if lengths is not None or l < LONG:
-            bucket = -(-l // BUCKET) * BUCKET
-            embeds = torch.nn.functional.pad(embeds, (0, 0, 0, bucket - l))
-            lengths = torch.full_like(state.length, l) if lengths is None else lengths
-        inputs = [embeds, state.conv_state, state.ssm_state, state.length]
-        inputs += [] if lengths is None else [lengths]
-        try:
-            return self.recordings.call("read", run, inputs, changed=(1, 2, 3))
-        except RuntimeError as error:
-            self._say("reading", error)
-            return run(*inputs)
+        with _current(embeds.device):
+            if b * l > MOST_POSITIONS or "reading" in self._failed:
+                return run(embeds, state.conv_state, state.ssm_state, state.length, lengths)
+            if lengths is not None or l < LONG:
+                bucket = -(-l // BUCKET) * BUCKET
+                embeds = torch.nn.functional.pad(embeds, (0, 0, 0, bucket - l))
+                lengths = torch.full_like(state.length, l) if lengths is None else lengths
+            inputs = [embeds, state.conv_state, state.ssm_state, state.length]
+            inputs += [] if lengths is None else [lengths]
+            try:
+                return self.recordings.call("read", run, inputs, changed=(1, 2, 3))
+            except RuntimeError as error:
+                self._say("reading", error)
+                return run(*inputs)
 
     def image_embeds(self, pixel_values: Tensor) -> Tensor:
         """`VLMambaModel.image_embeds`, replayed where that is worth it."""
@@ -88,7 +90,8 @@ class Graphs:
         if positions > MOST_POSITIONS or "looking" in self._failed:
             return model.image_embeds(pixel_values)
         try:
-            return self.recordings.call("look", model.image_embeds, [pixel_values])
+            with _current(pixel_values.device):
+                return self.recordings.call("look", model.image_embeds, [pixel_values])
         except RuntimeError as error:
             self._say("looking", error)
             return model.image_embeds(pixel_values)
@@ -103,6 +106,11 @@ class Graphs:
         if what not in self._failed:
             self._failed.add(what)
             log.warning("%s without CUDA graphs: %s", what, str(error).split("\n")[0])
+
+
+def _current(device: torch.device) -> AbstractContextManager[object]:
+    """Makes a GPU the one that graphs are recorded and kernels launched on."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _read(
