@@ -118,7 +118,7 @@ def measure(
     batches = make_batches(samples, layout, stage, stage.accumulation, ranks.world)
     stage = replace(
         stage, parallel="ddp" if form == "one" else form, accumulation=len(batches),
-        steps=WARM_UP + steps + (2 if profiled else 1),
+        steps=WARM_UP + steps + 2,  # the last one's rate and so its loss depend on how many there are
     )  # fmt: skip
     profiler = profile(activities=[ProfilerActivity.CUDA]) if profiled else None
     supply = Prepared(batches, len(batches) // mine.world, steps, profiler)
@@ -164,8 +164,8 @@ def supervised(batch: Batch) -> int:
 
 
 def on_the_gpu(profiled: profile, seconds: float) -> dict:
-    """Of a step's `seconds`: the share in which NCCL was at work, and in which nothing else was; and the kernels that
-    took longest."""
+    """Of a step's `seconds`: the share in which NCCL was at work, in which nothing else was, and in which nothing was at
+    all; and the kernels that took longest."""
     events = [
         event
         for event in profiled.events()
@@ -176,9 +176,11 @@ def on_the_gpu(profiled: profile, seconds: float) -> dict:
         span = (event.time_range.start / 1e6, event.time_range.end / 1e6)
         (talking if "nccl" in event.name.lower() else working).append(span)
         longest[event.name[:90]] += span[1] - span[0]
-    alone = length_of(covered([*talking, *working])) - length_of(covered(working))
+    busy = length_of(covered([*talking, *working]))
+    alone = busy - length_of(covered(working))
     return {
         "communicating": length_of(covered(talking)) / seconds, "communicating alone": alone / seconds,
+        "idle": 1 - busy / seconds,
         "kernels": {name: round(taken, 4) for name, taken in longest.most_common(KERNELS)},
     }  # fmt: skip
 
