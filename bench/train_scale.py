@@ -164,8 +164,8 @@ def supervised(batch: Batch) -> int:
 
 
 def on_the_gpu(profiled: profile, seconds: float) -> dict:
-    """Of a step's `seconds`: the share in which NCCL was at work, in which nothing else was, and in which nothing was at
-    all; and the kernels that took longest."""
+    """Of a step's `seconds`: the share in which NCCL was at work, in which nothing else was, and in which nothing was
+    at all; and the kernels that took longest."""
     events = [
         event
         for event in profiled.events()
