@@ -1,4 +1,5 @@
-"""Draws the record of `bench/train_scale.py`: how fast each variant is, and its memory beside what was told of it.
+"""Draws the record of `bench/train_scale.py`: how fast each variant is, and its memory beside what was told of it; of a
+variant that was run more than once the last time.
 
 python bench/train_scale_plot.py [--record results/train_scale.json] [--out docs/train_scale.svg]
 """
@@ -29,7 +30,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/train_scale.svg"))
     arguments = parser.parse_args()
     runs = json.loads(arguments.record.read_text())["runs"]
-    rows = [row for run in runs for row in run["variants"] if "out of memory" not in row]
+    found = (row for run in runs for row in run["variants"] if "out of memory" not in row)
+    rows = list({name(row): row for row in found}.values())
     untimed = [row for run in runs if run.get("gpu shared") for row in run["variants"]]
     rows.sort(key=lambda row: (row["stage"], row["processes"], row["layout"]), reverse=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.36 * len(rows) + 1), sharey=True)
