@@ -108,6 +108,27 @@ def test_the_kernels_page_states_the_record_of_training():
         )
 
 
+def test_the_training_page_states_the_record_of_full_size():
+    page = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    runs = json.loads((ROOT / "results" / "train_scale.json").read_text())["runs"]
+    newest = {}
+    for row in (row for run in runs if "gpu shared" not in run for row in run["variants"]):
+        stage, form, length = row["stage"], row["form"], row["rows"][1]
+        newest[stage, form, row["layout"], row["recompute"], length] = row
+    for row in newest.values():
+        memory = f"{row['gigabytes']:.1f} ({row['gigabytes expected']:.1f})"
+        assert f"| {row['tokens a second']:,.0f} | {100 * row['mfu']:.1f} % | {memory} |" in page, (
+            row["form"]
+        )
+    recipe = ("align", "packed", "scan", 3018), ("finetune", "packed", "mixer", 3840)
+    hours = (
+        sum(newest[(s, form, *rest)]["hours of the whole set"] for s, *rest in recipe)
+        for form in ("one", "ddp")
+    )
+    assert f"| {' / '.join(f'{h:.1f}' for h in hours)} | [train_scale]" in readme
+
+
 def test_the_kernels_page_states_the_record_of_reading():
     page = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
     runs = json.loads((ROOT / "results" / "gpu_model.json").read_text())["runs"]
