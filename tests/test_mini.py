@@ -29,12 +29,12 @@ def test_it_is_at_most_24_megabytes():
         ("motorcycle_left.png", "Is this a dog?", "no"),
         ("motorcycle_left.png", "What kind of thing is it?", "vehicle"),
         ("motorcycle_left.png", "Describe the picture.", "A picture of a motorbike."),
-        ("motorcycle_left.png", "What colour is the motorbike?", "red"),
         (
             "motorcycle_left.png",
             "Which letter fits the picture?\nA. ship\nB. motorbike\nC. pizza",
             "B",
         ),
+        ("chelsea.png", "What is this?", "wild cat"),
         ("chelsea.png", "Is it an animal?", "yes"),
         ("chelsea.png", "Is there a motorbike?", "no"),
         ("chelsea.png", "Is there a cat?", "yes"),

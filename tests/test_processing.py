@@ -148,6 +148,17 @@ def test_squash_scales_the_sides_apart():
     assert torch.equal(processor.pixel_values([picture]), torch.ones(1, 3, 8, 8))
 
 
+def test_photographs_are_squashed_and_longer_pictures_padded():
+    image = ImageSettings(8, aspect="photo")
+    processor = Processor(tiny_tokenizer(), image, 1, image_token_id=IMAGE)
+    white = torch.ones(1, 3, 8, 8)
+    for size in ((24, 16), (16, 24), (20, 20)):
+        assert torch.equal(processor.pixel_values([Image.new("RGB", size, (255, 255, 255))]), white)
+    padded = processor.pixel_values([Image.new("RGB", (64, 16), (255, 255, 255))])
+    assert padded[:, :, 3:5].min() > 0.9
+    assert padded[:, :, (0, 7)].abs().max() < 0.01
+
+
 def test_a_long_picture_makes_no_canvas_of_gigabytes(monkeypatch):
     new = Image.new
 
@@ -176,7 +187,7 @@ def test_no_pictures():
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"aspect": "crop"}, "aspect 'crop' is unknown: use one of pad, squash"),
+        ({"aspect": "crop"}, "aspect 'crop' is unknown: use one of pad, squash, photo"),
         ({"resample": "box"}, "resample 'box' is unknown"),
         ({"image_size": 0}, "positive image_size"),
         ({"mean": (0.5,)}, "three means"),

@@ -1,6 +1,7 @@
 """What goes into the model: pictures -> pixel values, conversations -> ids and labels, ids -> text."""
 
 import json
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +18,11 @@ from vlmamba.template import IMAGE_TOKEN, Piece, Template, Turn
 
 MAX_QUESTION_CHARS = 8192
 
-Aspect = Literal["pad", "squash"]
+Aspect = Literal["pad", "squash", "photo"]
 Resample = Literal["bicubic", "bilinear"]
 
+# Photographs are 4 to 3 or 3 to 2. Longer pictures, such as a line of text, lose too much when squashed.
+_PHOTO_ASPECT = 1.6
 # A longer side is shrunk to this before padding, so that 1 x 50000 makes no canvas of gigabytes.
 _MAX_CANVAS = 4096
 
@@ -40,7 +43,9 @@ class ImageSettings:
     image_size: int
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    aspect: Aspect = "pad"  # to a square with the mean colour; "squash" scales the sides apart
+    # pad: to a square with the mean colour; squash: scales the sides apart; photo: squashes what has the sides of a
+    # photograph and pads what is longer.
+    aspect: Aspect = "pad"
     resample: Resample = "bicubic"
 
     def __post_init__(self) -> None:
@@ -88,17 +93,18 @@ def pixel_values(pictures: Sequence[Image.Image], settings: ImageSettings) -> Te
     mean, std = (np.array(v, np.float32)[:, None, None] for v in (settings.mean, settings.std))
     # Each is computed in the place where it stays.
     for picture, values in zip(pictures, pixels, strict=True):
-        values[:] = np.asarray(_square(picture, settings)).transpose(2, 0, 1)
+        values[:] = np.asarray(square(picture, settings)).transpose(2, 0, 1)
         values /= 255
         values -= mean
         values /= std
     return torch.from_numpy(pixels)
 
 
-def _square(picture: Image.Image, settings: ImageSettings) -> Image.Image:
+def square(picture: Image.Image, settings: ImageSettings) -> Image.Image:
     """A picture as the tower sees it, in 8 bits a channel."""
     size, method = settings.image_size, _RESAMPLING[settings.resample]
-    if settings.aspect == "pad" and picture.width != picture.height:
+    longest = {"pad": 1.0, "squash": math.inf, "photo": _PHOTO_ASPECT}[settings.aspect]
+    if max(picture.size) > longest * min(picture.size):
         if max(picture.size) > _MAX_CANVAS:
             picture = picture.copy()
             picture.thumbnail((_MAX_CANVAS, _MAX_CANVAS), method)

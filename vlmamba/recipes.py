@@ -126,21 +126,21 @@ def mini() -> Recipe:
     text = MambaConfig(d_model=256, n_layer=7, vocab_size=2048)
     pictures, gentle = MiniPictures(), MiniPictures(gentle=True)
     tower = StageConfig(
-        "pretrain", lr=2e-3, batch_size=2048, steps=2519, max_length=120, weight_decay=0.05, betas=(0.9, 0.98),
+        "pretrain", lr=2e-3, batch_size=2048, steps=6489, max_length=120, weight_decay=0.05, betas=(0.9, 0.98),
         average=0.999, max_skipped=20, replay=True, workers=0, log_interval=50, checkpoint_interval=1000,
     )  # fmt: skip
     teacher = replace(tower, name="teacher", lr=1e-3, batch_size=1024, steps=397, average=0.0)
     language = replace(  # its loss looks up where the supervised tokens are, which a graph cannot
-        tower, name="language", batch_size=1024, steps=486, max_length=56, average=0.0, replay=False
+        tower, name="language", batch_size=1024, steps=594, max_length=56, average=0.0, replay=False
     )
-    align = replace(tower, name="align", batch_size=1024, steps=157, weight_decay=0.0, average=0.0)
+    align = replace(tower, name="align", batch_size=1024, steps=155, weight_decay=0.0, average=0.0)
     finetune = replace(
-        tower, name="finetune", lr=1.5e-3, batch_size=1024, steps=2037, average=0.998
+        tower, name="finetune", lr=1.5e-3, batch_size=1024, steps=5551, average=0.998
     )
     return Recipe(
         name="mini",
         model=ModelConfig(vision, ConnectorConfig(), text, image_token_id=2),
-        image=ImageSettings.for_tower(vision),
+        image=replace(ImageSettings.for_tower(vision), aspect="photo"),
         parts=MiniParts((), pictures),
         stages=(
             Stage(teacher, MiniPhotos(gentle=True), trainee=teacher_tuning),

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vlmamba.data.made import in_pieces
+from vlmamba.processing import ImageSettings, square
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_packs(directory: str | Path) -> dict[str, Path]:
 
 
 def square_pixels(pack: Pack, size: int) -> NDArray[np.uint8]:
-    """Every picture padded to a square with mid-grey, as the processor does, and resized: (n, size, size, 3).
+    """Every picture made square as the mini's processor does: (n, size, size, 3).
 
     Decoded by one process a core.
     """
@@ -82,11 +83,4 @@ class _Squares:
 
 def _decode_square(data: bytes, size: int) -> NDArray[np.uint8]:
     picture = Image.open(io.BytesIO(data)).convert("RGB")
-    side = max(picture.size)
-    if picture.size != (side, side):
-        square = Image.new("RGB", (side, side), (127, 127, 127))
-        square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
-        picture = square
-    if side != size:
-        picture = picture.resize((size, size), Image.Resampling.BICUBIC)
-    return np.asarray(picture)
+    return np.asarray(square(picture, ImageSettings(size, aspect="photo")))
