@@ -37,13 +37,13 @@ def main() -> None:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 0.36 * len(rows) + 1), sharey=True)
     for at, row in enumerate(rows):
         colour = COLOURS[row["stage"]]
-        bars = [(right, row["gigabytes"])]
-        if row not in untimed:
-            bars.append((left, row["tokens a second"] / row["processes"] / 1e3))
-        for axes, value in bars:
-            axes.barh(at, value, 0.7, color=colour)
-            axes.text(value, at, f" {value:.1f}", va="center", fontsize=8)
         told = row["gigabytes expected"]
+        bars = [(right, row["gigabytes"], told)]
+        if row not in untimed:
+            bars.append((left, row["tokens a second"] / row["processes"] / 1e3, 0.0))
+        for axes, value, mark in bars:
+            axes.barh(at, value, 0.7, color=colour)
+            axes.text(max(value, mark), at, f"  {value:.1f}", va="center", fontsize=8)
         right.plot([told, told], [at - 0.42, at + 0.42], color="black", linewidth=1.5)
     left.set_yticks(range(len(rows)), [name(row) for row in rows], fontsize=8)
     left.set_title("thousand tokens a second and GPU", fontsize=9)
