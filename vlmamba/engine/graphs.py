@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlmamba.engine.capture import capture_graph
-from vlmamba.engine.lanes import Lane, Lanes
+from vlmamba.engine.lanes import Lane, Lanes, Step
 from vlmamba.engine.recordings import Recordings
 from vlmamba.mamba import DtProjection, MambaBlock, MambaMixer, MambaModel, RMSNorm
 from vlmamba.model import VLMamba
@@ -205,15 +205,25 @@ def _graphs_on_gpu(model: VLMamba) -> Graphs:
     # Triton is imported where its kernels run.
     from vlmamba.engine.fused import FusedStep
     from vlmamba.engine.fused_read import fused_read
+    from vlmamba.engine.streamed import StreamedStep, why_not_streamed
+    from vlmamba.ops.stream import MOST_ROWS
 
     alive = weakref.ref(model)
     device = model.device
+
+    def step_for(model: VLMamba, size: int) -> Step:
+        if size > MOST_ROWS:
+            return FusedStep(model, size)
+        if why := why_not_streamed(model):
+            _say(f"steps of few rows take the kernels in Triton: {why}")
+            return FusedStep(model, size)
+        return StreamedStep(model, size)
 
     def make(size: int) -> Lane:
         model = alive()
         assert model is not None
         with torch.cuda.device(device):
-            return Lane(model, size, FusedStep(model, size), capture_graph)
+            return Lane(model, size, step_for(model, size), capture_graph)
 
     with torch.cuda.device(device):
         pool = torch.cuda.graph_pool_handle()

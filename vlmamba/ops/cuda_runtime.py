@@ -20,7 +20,29 @@ import torch
 Define = tuple[str, int]
 OLDEST = (8, 0)  # cp.async
 INVALID_CONTEXT = 201
-MAX_DYNAMIC_SHARED_BYTES = 8  # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+# CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, _PREFERRED_SHARED_MEMORY_CARVEOUT
+MAX_DYNAMIC_SHARED_BYTES, SHARED_CARVEOUT = 8, 9
+PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_...
+
+
+class _Attribute(ctypes.Structure):
+    """CUlaunchAttribute."""
+
+    _fields_ = (
+        ("id", ctypes.c_int),
+        ("pad", ctypes.c_char * 4),
+        ("value", ctypes.c_int),
+        ("rest", ctypes.c_char * 60),
+    )
+
+
+class _Config(ctypes.Structure):
+    """CUlaunchConfig."""
+
+    _fields_ = (
+        ("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("shared_bytes", ctypes.c_uint),
+        ("stream", ctypes.c_void_p), ("attributes", ctypes.c_void_p), ("num_attributes", ctypes.c_uint),
+    )  # fmt: skip
 
 
 @cache
@@ -52,17 +74,37 @@ class Kernel:
             MAX_DYNAMIC_SHARED_BYTES, num_bytes, self._kernel, self._device
         ))  # fmt: skip
 
+    def prefer_shared(self, percent: int = 100) -> None:
+        """How much of a multiprocessor's first-level cache shall be shared memory."""
+        _check(_driver().cuKernelSetAttribute(SHARED_CARVEOUT, percent, self._kernel, self._device))
+
     def launch(
-        self, blocks: int, threads: int, shared_bytes: int, arguments: ctypes.Structure
+        self,
+        blocks: int,
+        threads: int,
+        shared_bytes: int,
+        arguments: ctypes.Structure,
+        early: bool = False,
     ) -> None:
-        """Starts the kernel on torch's current stream of its device."""
-        stream = ctypes.c_void_p(torch.cuda.current_stream(self._device).cuda_stream)
+        """Starts the kernel on torch's current stream of its device.
+
+        `early`: while the kernel before it still runs, for which it then waits itself.
+        """
+        stream = torch.cuda.current_stream(self._device).cuda_stream
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(arguments))
+        attribute = _Attribute(PROGRAMMATIC_STREAM_SERIALIZATION, b"", 1, b"")
+        config = _Config(
+            (blocks, 1, 1), (threads, 1, 1), shared_bytes, stream, ctypes.addressof(attribute), 1
+        )
 
         def start() -> int:
+            if early:
+                return _driver().cuLaunchKernelEx(
+                    ctypes.byref(config), self._kernel, pointers, None
+                )
             return _driver().cuLaunchKernel(
-                self._kernel, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, pointers, None
-            )
+                self._kernel, blocks, 1, 1, threads, 1, 1, shared_bytes, ctypes.c_void_p(stream), pointers, None
+            )  # fmt: skip
 
         status = start()
         if status == INVALID_CONTEXT:  # the first call in a thread, such as autograd's
