@@ -1,15 +1,11 @@
 """The step of four kernels a layer against the modules: emulated on the CPU, compiled ahead of time, run on a GPU."""
 
-import ctypes
-import hashlib
-import re
 import shutil
-import subprocess
 from itertools import zip_longest
-from pathlib import Path
 
 import pytest
 import torch
+from ops.cuda_emulation import EmulatedKernel, kernel_in
 from test_fused import assert_near, on_gpu, some_state
 from tiny import tiny_config
 
@@ -20,53 +16,12 @@ from vlmamba.model import VLMamba
 from vlmamba.ops import cuda_runtime, stream, stream_launch
 from vlmamba.ops.stream import Ring
 
-HERE = Path(__file__).parent.parent / "ops"
 emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulation")
-LAUNCHER = """
-static ARGUMENTS arguments;
-static void call() { KERNEL(arguments); }
-extern "C" void launch(int blocks, int threads, int backwards, const ARGUMENTS* a) {
-  arguments = *a;
-  emulation::grid = blocks;
-  emulation::body = call;
-  for (blockIdx.x = 0; blockIdx.x < blocks; blockIdx.x++) emulation::run_warps(threads, backwards);
-}
-"""
-
-
-class EmulatedKernel:
-    """Takes the place of `cuda_runtime.Kernel`."""
-
-    backwards = False
-
-    def __init__(self, library: Path) -> None:
-        self._launch = ctypes.CDLL(str(library)).launch
-
-    def prefer_shared(self) -> None:
-        pass
-
-    def launch(self, blocks, threads, shared_bytes, arguments, early) -> None:
-        self._launch(blocks, threads, int(self.backwards), ctypes.byref(arguments))
 
 
 @pytest.fixture
 def emulation(monkeypatch, tmp_path):
-    def kernel(source, name, defines, device, shared_bytes):
-        memory = f"static float4 memory[{-(-shared_bytes // 16)}];"
-        struct = re.search(rf"{name}\(const (\w+) a\)", source)[1]
-        launcher = LAUNCHER.replace("KERNEL", name).replace("ARGUMENTS", struct)
-        text = f'#include "cuda_stream_emulation.h"\n{memory}\n{source}{launcher}'
-        flags = [f"-D{key}={value}" for key, value in defines]
-        library = tmp_path / f"{hashlib.sha256((text + str(flags)).encode()).hexdigest()}.so"
-        if not library.exists():
-            command = ["g++", "-std=c++20", "-O1", "-shared", "-fPIC", "-w", f"-I{HERE}", *flags]
-            run = subprocess.run(
-                [*command, "-x", "c++", "-", "-o", str(library)],
-                input=text, capture_output=True, text=True,
-            )  # fmt: skip
-            assert run.returncode == 0, run.stderr[:4000]
-        return EmulatedKernel(library)
-
+    kernel = kernel_in(tmp_path, "cuda_stream_emulation.h", "run_warps")
     monkeypatch.setattr(cuda_runtime, "kernel", kernel)
     monkeypatch.setattr(stream, "num_blocks", lambda _: 5)
     stream_launch._kernel.cache_clear()

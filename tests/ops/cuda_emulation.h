@@ -42,6 +42,7 @@ static void wait(const char* where) {
   self.waits_at = where;
   swapcontext(&self.context, &scheduler);
 }
+static int grid;
 static void start() {
   body();
   fibres[threadIdx.x].done = true;
@@ -51,7 +52,7 @@ static void fail(const char* text) {
   std::fprintf(stderr, "emulated kernel: %s\n", text);
   std::abort();
 }
-static void run_block(int threads, bool backwards) {
+static void begin_threads(int threads) {
   fibres.assign(threads, Fibre());
   for (Fibre& fibre : fibres) {
     fibre.stack.resize(1 << 17);
@@ -61,6 +62,9 @@ static void run_block(int threads, bool backwards) {
     fibre.context.uc_link = nullptr;
     makecontext(&fibre.context, start, 0);
   }
+}
+static void run_block(int threads, bool backwards) {
+  begin_threads(threads);
   while (!fibres[0].done) {
     for (int i = 0; i < threads; i++) {
       threadIdx.x = backwards ? threads - 1 - i : i;

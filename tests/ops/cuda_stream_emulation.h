@@ -10,7 +10,6 @@ static inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) {
 namespace emulation {
 struct Operands { unsigned a[4], b[2]; };
 static std::vector<Operands> operands;
-static int grid;
 
 static bool waits_at(const Fibre& fibre, const char* place) {
   return !fibre.done && fibre.waits_at && !std::strcmp(fibre.waits_at, place);
@@ -18,15 +17,7 @@ static bool waits_at(const Fibre& fibre, const char* place) {
 
 // As run_block, but a thread may wait for what another does.
 static void run_warps(int threads, bool backwards) {
-  fibres.assign(threads, Fibre());
-  for (Fibre& fibre : fibres) {
-    fibre.stack.resize(1 << 17);
-    getcontext(&fibre.context);
-    fibre.context.uc_stack.ss_sp = fibre.stack.data();
-    fibre.context.uc_stack.ss_size = fibre.stack.size();
-    fibre.context.uc_link = nullptr;
-    makecontext(&fibre.context, start, 0);
-  }
+  begin_threads(threads);
   for (int turns = 0;; turns++) {
     if (turns > 1 << 20) fail("threads wait for each other for ever");
     bool all_at_barrier = true, done = true;

@@ -19,8 +19,8 @@ typedef unsigned int word;
 typedef long long i64;
 typedef unsigned long long barrier;
 
-#ifndef EMULATED
 extern __shared__ float4 memory[];
+#ifndef EMULATED
 __device__ __forceinline__ int num_blocks() { return gridDim.x; }
 __device__ __forceinline__ word address(const void* shared) { return (word)__cvta_generic_to_shared(shared); }
 __device__ __forceinline__ void begin(barrier* full) {
