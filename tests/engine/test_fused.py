@@ -54,23 +54,30 @@ def assert_near(ours: torch.Tensor, right: torch.Tensor, tolerance: float) -> No
     assert error < tolerance, f"relative error {error:.1e}"
 
 
-def check_steps(model: VLMamba, b: int, plan: Plan, tolerance: float) -> None:
-    """Two steps one after the other, logits and states, with buffers that hold NaN before."""
+def follow_steps(step, model: VLMamba, b: int, tolerance: float, steps: int = 1) -> None:
+    """Steps one after the other, logits and states, with states that hold NaN before."""
     expected, ours = some_state(model, b), some_state(model, b)
-    step = FusedStep(model, b, plan)
-    for buffer in vars(step).values():
-        if isinstance(buffer, torch.Tensor):
-            buffer.fill_(torch.nan)
-    for count in range(2):
-        tokens = (torch.arange(b) * 7 + count) % model.config.text.vocab_size
-        right = decode(model, tokens.to(model.device), expected)
+    for count in range(steps):
+        tokens = ((torch.arange(b) * 7 + count) % model.config.text.vocab_size).to(model.device)
+        right = decode(model, tokens, expected)
         after = model.allocate_state(b)
-        logits = step(tokens.to(model.device), ours, after)
+        after.conv_state.fill_(torch.nan)
+        after.ssm_state.fill_(torch.nan)
+        logits = step(tokens, ours, after)
         ours = after
         assert_near(logits, right, tolerance)
         assert_near(ours.conv_state, expected.conv_state, tolerance)
         assert_near(ours.ssm_state, expected.ssm_state, tolerance)
         assert torch.equal(ours.length, expected.length)
+
+
+def check_steps(model: VLMamba, b: int, plan: Plan, tolerance: float) -> None:
+    """Two steps, with buffers that hold NaN before."""
+    step = FusedStep(model, b, plan)
+    for buffer in vars(step).values():
+        if isinstance(buffer, torch.Tensor):
+            buffer.fill_(torch.nan)
+    follow_steps(step, model, b, tolerance, steps=2)
 
 
 @interpreted

@@ -6,11 +6,10 @@ from itertools import zip_longest
 import pytest
 import torch
 from ops.cuda_emulation import EmulatedKernel, kernel_in
-from test_fused import assert_near, on_gpu, some_state
+from test_fused import follow_steps, on_gpu, some_state
 from tiny import tiny_config
 
 from vlmamba.engine import Sampling, generate
-from vlmamba.engine.forward import decode
 from vlmamba.engine.streamed import Rings, StreamedStep, rings_for, why_not_streamed
 from vlmamba.model import VLMamba
 from vlmamba.ops import cuda_runtime, stream, stream_launch
@@ -40,23 +39,6 @@ def wide_model(d_model: int, n_layer: int, device: str = "cpu", **text) -> VLMam
     return model
 
 
-def check_steps(step, model: VLMamba, b: int, tolerance: float, steps: int = 1) -> None:
-    """Steps one after the other, logits and states, with states that hold NaN before."""
-    expected, ours = some_state(model, b), some_state(model, b)
-    for count in range(steps):
-        tokens = ((torch.arange(b) * 7 + count) % 41).to(model.device)
-        right = decode(model, tokens, expected)
-        after = model.allocate_state(b)
-        after.conv_state.fill_(torch.nan)
-        after.ssm_state.fill_(torch.nan)
-        logits = step(tokens, ours, after)
-        ours = after
-        assert_near(logits, right, tolerance)
-        assert_near(ours.conv_state, expected.conv_state, tolerance)
-        assert_near(ours.ssm_state, expected.ssm_state, tolerance)
-        assert torch.equal(ours.length, expected.length)
-
-
 @emulated
 @pytest.mark.parametrize(
     ("b", "rings", "d_model", "n_layer", "backwards"),
@@ -69,7 +51,7 @@ def check_steps(step, model: VLMamba, b: int, tolerance: float, steps: int = 1) 
 def test_equals_the_modules(emulation, monkeypatch, b, rings, d_model, n_layer, backwards):
     monkeypatch.setattr(EmulatedKernel, "backwards", backwards)
     model = wide_model(d_model, n_layer)
-    check_steps(StreamedStep(model, b, rings), model, b, 1e-2, steps=n_layer)
+    follow_steps(StreamedStep(model, b, rings), model, b, 1e-2, steps=n_layer)
 
 
 def has_nvrtc() -> bool:
@@ -128,7 +110,7 @@ def test_what_the_kernels_do_not_take_is_named():
 def test_steps_on_the_device(b):
     model = wide_model(2560, 2, "cuda", dt_rank=160, vocab_size=5003)
     assert why_not_streamed(model) is None
-    check_steps(StreamedStep(model, b), model, b, 2e-2, steps=3)
+    follow_steps(StreamedStep(model, b), model, b, 2e-2, steps=3)
 
 
 @on_gpu
