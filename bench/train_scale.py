@@ -144,7 +144,7 @@ def measure(
         "stage": stage.name, "layout": layout, "form": form, "processes": mine.world,
         "rows": list(batches[0].input_ids.shape), "batches": len(batches), "recompute": stage.recompute,
         "optimizer": stage.optimizer, "samples": sum(len(batch.sample_ids) for batch in batches),
-        "seconds a step": seconds, "steps": taken,
+        "seconds a step": seconds, "steps": taken, "seconds of every GPU": ranks.gather(seconds),
         "tokens a second": tokens / seconds,
         "supervised tokens a second": sum(map(supervised, batches)) / seconds,
         "positions used": tokens / sum(batch.input_ids.numel() for batch in batches),
