@@ -10,7 +10,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from vlmamba.engine.capture import capture_graph
+from vlmamba.capture import capture_graph
 from vlmamba.engine.lanes import Lane, Lanes, Step
 from vlmamba.engine.recordings import Recordings
 from vlmamba.mamba import DtProjection, MambaBlock, MambaMixer, MambaModel, RMSNorm

@@ -12,7 +12,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from vlmamba.engine.capture import Capture
+from vlmamba.capture import Capture
 from vlmamba.model import VLMamba
 from vlmamba.state import State
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Sequence
 import torch
 from torch import Tensor
 
-from vlmamba.engine.capture import Capture, turns_on
+from vlmamba.capture import Capture
+from vlmamba.engine.turns import turns_on
 
 # How many shapes are kept, the longest unused forgotten first.
 MOST_RECORDED = 24

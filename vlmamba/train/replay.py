@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from vlmamba.capture import capture_graph
 from vlmamba.data.batches import Batch
 
 # Makes of a function over fixed tensors a faster one that does the same to the same tensors.
@@ -17,17 +18,7 @@ WARM_UP = 3  # runs before the recording: compiled code and libraries settle in 
 def record_graph(run: Callable[[], None]) -> Callable[[], None]:
     """`run` as a CUDA graph on the current device, after it ran WARM_UP times; raises RuntimeError where it cannot be
     recorded, for example because it waits for the device."""
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UP):
-            run()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    # Other threads, such as one that writes a checkpoint, may go on using the device meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        run()
-    return graph.replay
+    return capture_graph(run, warm_up=WARM_UP)[0]
 
 
 class ReplayedPasses:
