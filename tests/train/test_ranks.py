@@ -12,6 +12,7 @@ import pytest
 import torch
 import toy
 from processes import launch
+from torch.profiler import profile
 
 from vlmamba.data.samples import Budget, Sample, TooManyBadError
 from vlmamba.train import checkpoint
@@ -148,9 +149,23 @@ def pieces(ranks: Ranks) -> tuple[int, int]:
     return len(gradients), len({g.untyped_storage().data_ptr() for g in gradients})
 
 
+def gathers(ranks: Ranks, form: str) -> list[int]:
+    """How often shards were gathered in each of three batches, the second of which begins no step and ends none."""
+    model, counts = toy.make_model(), []
+    freeze_for(model, "finetune")
+    shared = shared_out(model, ranks, FORMS[form])
+    shared.forget()
+    for last in (False, False, True):
+        with profile() as seen, shared.accumulating(last):
+            shared.call(language_loss, toy.RandomBatches().batch(0))[0].backward()
+        counts.append(sum(event.name == "c10d::_allgather_base_" for event in seen.events()))
+    return counts
+
+
 def in_two(ranks: Ranks, directory: Path) -> dict:
     """What more processes would only repeat."""
     seen: dict = {"pieces": pieces(ranks)}
+    seen["gathers"] = {form: gathers(ranks, form) for form in ("fsdp", "fsdp-grad-op")}
     seen["align"] = trained(ranks, stage=replace(SHARDED, name="align"))
     seen["bf16"] = [
         trained(ranks, stage=replace(FORMS[form], precision="bf16")) for form in ("ddp", "fsdp")
@@ -212,6 +227,14 @@ def test_copies_hold_their_gradients_once_where_they_travel(several):
     for one in seen:
         gradients, held_in = one["pieces"]
         assert held_in <= 2 < gradients  # DDP's first bucket is small
+
+
+@two
+def test_what_stays_gathered_until_the_backward_pass_is_gathered_once_a_step(several):
+    for one in several[1]:
+        first, second, third = one["gathers"]["fsdp-grad-op"]
+        assert second == third == 0 < first
+        assert len(set(one["gathers"]["fsdp"])) == 1  # all is let go of, in each batch
 
 
 @two

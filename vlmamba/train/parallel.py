@@ -133,6 +133,7 @@ class Shards(Whole):
         super().__init__(copy, ranks)
         self.share = float(ranks.world)
         self._original = model
+        self._keeps_gathered = stage.parallel == "fsdp-grad-op"
         undivided = list(_undivided(copy, stage))
         self._undivided = [p for p in undivided if p.requires_grad]
         half = MixedPrecisionPolicy(
@@ -149,6 +150,14 @@ class Shards(Whole):
                     mp_policy=half if stage.precision == "bf16" else MixedPrecisionPolicy(),
                 )  # fmt: skip
         fully_shard(self._called, **shared, reshard_after_forward=False)
+
+    def accumulating(self, last: bool) -> AbstractContextManager[object]:
+        """As `Whole.accumulating`. What stays gathered from a forward to a backward pass stays so until the step's last
+        one, since no weight changes before: the peak is the same, and a step gathers once instead of once a batch."""
+        if self._keeps_gathered:
+            assert isinstance(self._called, FSDPModule)
+            self._called.set_reshard_after_backward(last)
+        return nullcontext()
 
     def look(self, function: Callable[..., T], *arguments: Any) -> T:
         """As `Whole.look`. No backward pass follows that lets go of the gathered weights, and they would be taken,
