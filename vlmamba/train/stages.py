@@ -53,7 +53,7 @@ class StageConfig:
         "nothing"  # what of a block is not kept for the backward pass: scan, mixer
     )
     # How several processes share the model: ddp: each has the whole; fsdp: each has a shard and gathers a block's
-    # weights for as long as it computes with them; fsdp-grad-op: keeps them gathered until the backward pass is over.
+    # weights for as long as it computes with them; fsdp-grad-op: keeps them gathered until the step's end.
     parallel: Parallel = "ddp"
     shard_tower: bool = False  # a frozen tower too; without it every process keeps a whole one
     average: float = (
