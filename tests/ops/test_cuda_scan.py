@@ -117,8 +117,10 @@ def test_gradients_without_the_output(emulation):
 
 
 @emulated
-def test_no_barrier_is_missing(emulation, monkeypatch):
+@pytest.mark.parametrize("plan", [scan_plans.MANY, scan_plans.FEWER])
+def test_no_barrier_is_missing(emulation, monkeypatch, plan):
     """The order in which threads run between two barriers makes no difference."""
+    monkeypatch.setattr(cuda_scan, "backward_plan", lambda *_: plan)
     arguments = scan_arguments(1, 35, 70, 16, torch.float32)
     options = {"dt_softplus": True, "reset": resets(1, 35)}
     expected = results(cuda_scan.selective_scan, arguments, **options)

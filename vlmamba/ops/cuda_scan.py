@@ -309,10 +309,11 @@ def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int
     warps, groups = plan.threads // 32, 32 // plan.lanes
     pitch = plan.channels + groups * plan.cpt
     starts = plan.tile // plan.chunk * plan.threads * plan.cpt * npad // plan.lanes
-    sums = warps * 2 * npad * (2 * (64 // npad) * groups + plan.tile)
-    rows = 2 * npad + (5 + has_z) * plan.channels + (2 + has_z) * pitch
+    sides = 2 if groups * plan.cpt >= 16 else 1
+    sums = warps * 2 * npad * (2 * (64 // npad) * groups + sides * plan.tile)
+    rows = sides * (2 * npad + 1) + (5 + has_z) * plan.channels + (2 + has_z) * pitch
     raw = (3 + has_z) * plan.tile * plan.channels * element_size
-    bytes_in_all = 4 * (starts + sums + plan.tile * rows) + raw + plan.tile
+    bytes_in_all = 4 * (starts + sums + plan.tile * rows) + raw
     return -(-bytes_in_all // 16) * 16
 
 

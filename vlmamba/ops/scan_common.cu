@@ -31,8 +31,13 @@ typedef float2 pair;
 typedef unsigned short number;
 typedef unsigned int pair;
 #endif
+// BCW neighbours of B or C as they were read; in pairs, as taking them apart would wait for them.
 struct alignas(BCW * sizeof(number)) Group {
-  number x[BCW];
+#if BCW == 4
+  pair x[2];
+#else
+  number x[1];
+#endif
 };
 
 #ifndef EMULATED
@@ -202,12 +207,20 @@ __device__ __forceinline__ void put(float* to, const float* from) {
   }
 }
 
+__device__ __forceinline__ float member(const Group& group, int i) {
+#if BCW == 4
+  return i % 2 ? second(group.x[i / 2]) : first(group.x[i / 2]);
+#else
+  return value(group.x[i]);
+#endif
+}
+
 // BCW values of B or C from index j of (B, C) on, into a row in which each lane finds its B and then its C.
 __device__ __forceinline__ void put_group(float* row, int j, Group from, bool real) {
   constexpr int together = BCW < STATES ? BCW : STATES;
   float x[BCW];
 #pragma unroll
-  for (int i = 0; i < BCW; i++) x[i] = real ? value(from.x[i]) : 0.0f;
+  for (int i = 0; i < BCW; i++) x[i] = real ? member(from, i) : 0.0f;
 #pragma unroll
   for (int i = 0; i < BCW; i += together) {
     int state = j % NPAD + i;

@@ -60,7 +60,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_rea
       Group from = *(const Group*)step_to(C_at, within(start + t, a.l), a.C_l);
       if (INSIDE(t, TILE, ROWS_C))
 #pragma unroll
-        for (int k = 0; k < BCW; k++) C[t][j + k] = C_real ? value(from.x[k]) : 0.0f;
+        for (int k = 0; k < BCW; k++) C[t][j + k] = C_real ? member(from, k) : 0.0f;
     }
     if (HAS_RESET && tid < TILE) resets[tid] = start + tid < a.l && a.reset[row * a.l + start + tid];
     __syncthreads();
