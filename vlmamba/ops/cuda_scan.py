@@ -182,11 +182,15 @@ def backward(
         carried = new(b, blocks, plan.threads, plan.cpt, _padded(n) // plan.lanes)
         progress = torch.zeros(1 + b * blocks, dtype=torch.int32, device=u.device)
     dinitial = None if inputs.initial_state is None else new(b, e, n)
-    shared_bytes = _backward_shared_bytes(plan, _padded(n), dz is not None, u.element_size())
+    sizes_of_shared = (plan, _padded(n), dz is not None, u.element_size())
+    # A row of few channels would be too short a read; and not every GPU has room for two sides of the sums.
+    own = 32 // plan.lanes * plan.cpt >= 16
+    own = own and _backward_shared_bytes(*sizes_of_shared, own) <= _shared_limit(u)
+    shared_bytes = _backward_shared_bytes(*sizes_of_shared, own)
     defines = (
         *_defines(inputs, plan, (grad_y,)),
         ("TILE", plan.tile), ("CHUNK", plan.chunk), ("KEEP", plan.keep), ("SEGMENTS", plan.segments),
-        ("CUT", int(plan.cut)), ("SHARED_BYTES", shared_bytes),
+        ("CUT", int(plan.cut)), ("OWN", int(own)), ("SHARED_BYTES", shared_bytes),
     )  # fmt: skip
     if b * blocks:
         kernel(
@@ -304,12 +308,20 @@ def _in_groups(tensor: Tensor, size: int) -> bool:
     )
 
 
-def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int) -> int:
+def _shared_limit(tensor: Tensor) -> int:
+    """The most shared memory that a block can have on a tensor's device."""
+    if not tensor.is_cuda:
+        return 2**20
+    properties = torch.cuda.get_device_properties(tensor.device)
+    return getattr(properties, "shared_memory_per_block_optin", 2**20)  # older torch does not tell
+
+
+def _backward_shared_bytes(plan: Plan, npad: int, has_z: bool, element_size: int, own: bool) -> int:
     """The size of `Shared` in scan_backward.cu, which asserts it."""
     warps, groups = plan.threads // 32, 32 // plan.lanes
     pitch = plan.channels + groups * plan.cpt
     starts = plan.tile // plan.chunk * plan.threads * plan.cpt * npad // plan.lanes
-    sides = 2 if groups * plan.cpt >= 16 else 1
+    sides = 2 if own else 1
     sums = warps * 2 * npad * (2 * (64 // npad) * groups + sides * plan.tile)
     rows = sides * (2 * npad + 1) + (5 + has_z) * plan.channels + (2 + has_z) * pitch
     raw = (3 + has_z) * plan.tile * plan.channels * element_size

@@ -9,6 +9,7 @@
 //      With OWN these are made beside the next chunk, so that one barrier a chunk is enough
 // The raw values of the next chunk arrive in the background. Beside those of scan_common.cu: TILE, CHUNK,
 // BLOCKS, KEEP: whether decays stay in registers too, or are computed a second time for more warps; and
+// OWN: whether a warp brings the elements of its own channels;
 // SEGMENTS: the blocks that walk a sequence, with CUT all at once, each from what `selective_scan_join` has found; else
 // one after the other, so that the last blocks to start are short ones.
 
@@ -20,7 +21,6 @@
 #define QUADS (NPAD / 2)    // fours of dB and dC values a position
 #define RUN (32 / QUADS)
 #define BUFFERS 2 // so that one can be summed while the next is filled
-#define OWN (CHW >= 16) // whether a warp brings the elements of its own channels; of fewer a row would be too short a read
 struct Operands {
   float step[2 * CPT], dy[CPT], BC[2 * STATES];
 };
