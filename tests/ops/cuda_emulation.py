@@ -47,13 +47,13 @@ def kernel_in(directory: Path, header: str = "cuda_emulation.h", run: str = "run
     run: the function of the header that runs a block's threads.
     """
 
-    def kernel(source, name, defines, device, shared_bytes):
+    def kernel(source, name, defines, device, shared_bytes, suffix=""):
         # g++ has no shared memory of a size given at launch.
         source = source.replace(
             "extern __shared__ float4 memory[];",
             f"static float4 memory[{-(-shared_bytes // 16) or 1}];",
         )
-        struct = re.search(rf"{name}\(const (\w+) a\)", source)[1]
+        struct = re.search(rf"{name}\(const (?:__grid_constant__ )?(\w+) a\)", source)[1]
         launcher = LAUNCHER.replace("KERNEL", name).replace("ARGUMENTS", struct)
         launcher = launcher.replace("run_block", run)
         flags = [f"-D{key}={value}" for key, value in defines]

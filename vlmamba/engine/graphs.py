@@ -205,19 +205,22 @@ def _graphs_on_gpu(model: VLMamba) -> Graphs:
     # Triton is imported where its kernels run.
     from vlmamba.engine.fused import FusedStep
     from vlmamba.engine.fused_read import fused_read
+    from vlmamba.engine.many import ManyStep, why_not_many
     from vlmamba.engine.streamed import StreamedStep, why_not_streamed
-    from vlmamba.ops.stream import MOST_ROWS
+    from vlmamba.ops.many import MOST_ROWS as MANY
+    from vlmamba.ops.stream import MOST_ROWS as FEW
 
     alive = weakref.ref(model)
     device = model.device
 
     def step_for(model: VLMamba, size: int) -> Step:
-        if size > MOST_ROWS:
+        if size > MANY:
             return FusedStep(model, size)
-        if why := why_not_streamed(model):
-            _say(f"steps of few rows take the kernels in Triton: {why}")
+        few = size <= FEW
+        if why := why_not_streamed(model) if few else why_not_many(model):
+            _say(f"steps of {'few' if few else 'many'} rows take the kernels in Triton: {why}")
             return FusedStep(model, size)
-        return StreamedStep(model, size)
+        return StreamedStep(model, size) if few else ManyStep(model, size)
 
     def make(size: int) -> Lane:
         model = alive()

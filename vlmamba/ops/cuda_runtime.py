@@ -16,12 +16,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 Define = tuple[str, int]
 OLDEST = (8, 0)  # cp.async
 INVALID_CONTEXT = 201
 # CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, _PREFERRED_SHARED_MEMORY_CARVEOUT
 MAX_DYNAMIC_SHARED_BYTES, SHARED_CARVEOUT = 8, 9
+# CU_TENSOR_MAP_DATA_TYPE_..., _SWIZZLE_..., _L2_PROMOTION_...
+BFLOAT16, SWIZZLE_128B, PROMOTION_256B = 9, 3, 3
 PROGRAMMATIC_STREAM_SERIALIZATION = 6  # CU_LAUNCH_ATTRIBUTE_...
 
 
@@ -117,16 +120,24 @@ class Kernel:
 
 @cache
 def kernel(
-    source: str, name: str, defines: tuple[Define, ...], device: int, shared_bytes: int
+    source: str,
+    name: str,
+    defines: tuple[Define, ...],
+    device: int,
+    shared_bytes: int,
+    suffix: str = "",
 ) -> Kernel:
-    """The kernel `name` of `source`, compiled with `defines` for `device`, or taken from the cache."""
-    made = Kernel(cubin(source, defines, _architecture(device)), name, device)
+    """The kernel `name` of `source`, compiled with `defines` for `device`, or taken from the cache.
+
+    suffix: "a" for instructions that only this architecture has.
+    """
+    made = Kernel(cubin(source, defines, f"{_architecture(device)}{suffix}"), name, device)
     if shared_bytes > 48 * 1024:
         made.allow_shared(shared_bytes)
     return made
 
 
-def cubin(source: str, defines: tuple[Define, ...], architecture: int) -> bytes:
+def cubin(source: str, defines: tuple[Define, ...], architecture: int | str) -> bytes:
     """Machine code for sm_`architecture`, from the cache directory if it is there and whole."""
     options = (f"--gpu-architecture=sm_{architecture}", "--std=c++17")
     options += tuple(f"-D{name}={value}" for name, value in defines)
@@ -147,6 +158,23 @@ def cubin(source: str, defines: tuple[Define, ...], architecture: int) -> bytes:
     except OSError:  # full, or not ours to write to: compiled again next time
         pass
     return code
+
+
+def tensor_map(matrix: Tensor, rows: int, columns: int) -> bytes:
+    """A CUtensorMap: how the copy engine finds boxes of rows x columns in a bfloat16 matrix (n, k).
+
+    A row of a box is 128 bytes at most, and its sixteens of bytes are swapped; what lies outside the matrix is zeros.
+    """
+    n, k = matrix.shape
+    room = ctypes.create_string_buffer(128 + 64)
+    at = -ctypes.addressof(room) % 64  # where the driver wants it
+    extent, pitch = (ctypes.c_uint64 * 2)(k, n), (ctypes.c_uint64 * 1)(2 * matrix.stride(0))
+    box, every = (ctypes.c_uint32 * 2)(columns, rows), (ctypes.c_uint32 * 2)(1, 1)
+    _check(_driver().cuTensorMapEncodeTiled(
+        ctypes.c_void_p(ctypes.addressof(room) + at), BFLOAT16, 2, ctypes.c_void_p(matrix.data_ptr()),
+        extent, pitch, box, every, 0, SWIZZLE_128B, PROMOTION_256B, 0,
+    ))  # fmt: skip
+    return room.raw[at : at + 128]
 
 
 def _cache_directory() -> Path:
