@@ -107,9 +107,9 @@ def test_reading_equals_the_modules(lengths, l):
 
 def check_reading(model: VLMamba, lengths: list[int] | None, l: int, tolerance: float) -> None:
     """Of 3 rows: at a length of 9 few positions, at 22 more than the products of few take."""
-    embeds = torch.randn(3, l, 18, generator=torch.Generator().manual_seed(1)).to(
-        model.lm_head.weight
-    )
+    embeds = torch.randn(
+        3, l, model.config.text.d_model, generator=torch.Generator().manual_seed(1)
+    ).to(model.lm_head.weight)
     expected, ours = some_state(model, 3), some_state(model, 3)
     mask = torch.arange(l) < torch.tensor(lengths or [l] * 3)[:, None]
     right = prefill(model, embeds, mask.to(model.device), expected)
@@ -210,6 +210,15 @@ def test_a_row_has_the_same_bits_in_any_batch_of_its_plan(batches):
 @pytest.mark.parametrize("lengths", [None, [9, 1, 2]])
 def test_reading_on_the_device(lengths, l):
     check_reading(odd_model(torch.float32, "cuda"), lengths, l, 1e-4)
+
+
+@on_gpu
+@pytest.mark.parametrize("l", [9, 30, 75])
+@pytest.mark.parametrize("lengths", [None, [9, 1, 2]])
+def test_reading_in_bfloat16_on_the_device(lengths, l):
+    """As wide as the kernels of many positions ask, which a model of odd width does not take."""
+    model = odd_model(torch.bfloat16, "cuda", d_model=64, d_state=16, dt_rank=32)
+    check_reading(model, lengths, l, 2e-2)
 
 
 def tokens_of(generation) -> list[list[int]]:

@@ -55,6 +55,29 @@ def test_equals_the_reference(emulation, b, l, e):
 
 
 @emulated
+def test_a_state_is_moved_on_in_place(emulation):
+    check_moving_on(2, 35, 10, 5, "cpu", cuda_scan.scan_onwards)
+
+
+def check_moving_on(b, l, e, n, device, scan_onwards):
+    """y and the last state in two parts, as of a float64 run over all positions."""
+    arguments = scan_arguments(b, l, e, n, torch.float32)
+    wide = {name: t.double() for name, t in arguments.items()}
+    right, last = reference.selective_scan(**wide, dt_softplus=True)
+    u, dt, A, B, C, D, z, dt_bias, state = (t.to(device) for t in arguments.values())
+    first = l // 3
+    parts = [
+        scan_onwards(*(t[:, part] for t in (u, dt)), A, *(t[:, part] for t in (B, C)), D, z[:, part], dt_bias, state)
+        for part in (slice(first), slice(first, l))
+    ]  # fmt: skip
+    assert_same(
+        {"y": torch.cat(parts, 1).cpu(), "last": state.cpu()},
+        {"y": right.float(), "last": last.float()},
+        1e-5,
+    )
+
+
+@emulated
 @pytest.mark.parametrize("n", [1, 5, 24, 40])
 def test_any_number_of_states(emulation, n):
     assert_equals_reference(scan_arguments(1, 19, 6, n, torch.float32), dt_softplus=True)
@@ -303,6 +326,13 @@ def test_every_plan_on_the_device(monkeypatch, way, plan, dtype):
     for name in ("A", "D", "dt_bias", "initial_state"):
         arguments[name] = arguments[name].float()
     assert_within_tolerance(on_device(arguments), dt_softplus=True, reset=resets(2, 131).cuda())
+
+
+@on_gpu
+def test_a_state_is_moved_on_in_place_on_the_device():
+    from vlmamba.ops import gpu
+
+    check_moving_on(2, 300, 77, 16, "cuda", gpu.scan_onwards)
 
 
 @on_gpu

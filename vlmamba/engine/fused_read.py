@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from vlmamba.mamba import NO_STEP, MambaBlock, MambaMixer, MambaModel
-from vlmamba.ops import gated_conv1d, selective_scan
+from vlmamba.ops import gated_conv1d
 from vlmamba.ops.decode import add_norm, keep_inputs
+from vlmamba.ops.gpu import scan_onwards
 from vlmamba.ops.thin_linear import MOST_ROWS, Tile, num_splits, sum_partials, thin_linear
 from vlmamba.state import State
 
@@ -36,7 +37,8 @@ def fused_read(
         assert isinstance(block, MambaBlock)
         add_norm(residual, mixed, block.norm.weight, block.norm.eps, hidden)
         layer_state = state.conv_state[i], state.ssm_state[i]
-        mixed = _mix(block.mixer, hidden.view(b, l, d), layer_state, lengths, padded)
+        y = _mix(block.mixer, hidden.view(b, l, d), layer_state, lengths, padded)
+        mixed = _add_product(residual, y, block.mixer.out_proj.weight)
     last = torch.full_like(state.length, l - 1) if lengths is None else lengths - 1
     state.length += last + 1
     rows = torch.arange(b, device=embeds.device) * l + last
@@ -56,7 +58,7 @@ def _mix(
     lengths: Tensor | None,
     padded: Tensor | None,
 ) -> Tensor:
-    """A Mamba layer: hidden (b, l, d) -> partial sums (splits, b * l, d), `state` moved on in place."""
+    """A Mamba layer up to out_proj: hidden (b, l, d) -> y (b * l, e), `state` moved on in place."""
     b, l, _ = hidden.shape
     conv_state, ssm_state = state
     weight, bias, A, D, dt_bias = mixer.constants()
@@ -70,12 +72,21 @@ def _mix(
     if padded is not None:
         dt.masked_fill_(padded[..., None], NO_STEP)
     B, C = selected.view(b, l, -1)[..., rank:].split(n, dim=-1)
-    y, last = selective_scan(
-        convolved, dt, A, B, C, D, z, dt_bias, dt_softplus=True,
-        initial_state=ssm_state, return_last_state=True,
-    )  # fmt: skip
-    ssm_state.copy_(last)
-    return _product(y.flatten(0, 1), mixer.out_proj.weight, OUT_PROJ)
+    return scan_onwards(convolved, dt, A, B, C, D, z, dt_bias, ssm_state).flatten(0, 1)
+
+
+def _add_product(residual: Tensor, y: Tensor, weight: Tensor) -> Tensor | None:
+    """y (rows, k) times weight (n, k) transposed, as partial sums (splits, rows, n); None once `residual` holds it.
+
+    Of many rows cuBLAS adds it there unrounded, which spares the norm two passes over memory.
+    """
+    if len(y) <= MOST_ROWS or not y.is_cuda:
+        return _product(y, weight, OUT_PROJ)
+    if y.dtype == residual.dtype:
+        torch.addmm(residual, y, weight.t(), out=residual)
+    else:
+        torch.addmm(residual, y, weight.t(), out_dtype=residual.dtype, out=residual)
+    return None
 
 
 def _product(x: Tensor, weight: Tensor, tile: Tile) -> Tensor:

@@ -17,6 +17,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from vlmamba.ops import dependent_launch
 from vlmamba.ops.last_inputs import last_inputs
 from vlmamba.ops.partial_sums import summed
 from vlmamba.ops.reference import scan_dtype
@@ -69,7 +70,8 @@ def gated_conv1d(
             xz, weight, bias, initial_state, flags, activation == "silu"
         )
     else:
-        out = again = _forward(x, weight, bias, initial_state, flags, activation == "silu")
+        silu = activation == "silu"
+        out = again = _forward(x, weight, bias, initial_state, flags, silu, early=True)
         z = xz[..., e:]
     return out, again, z
 
@@ -137,7 +139,10 @@ def _forward(
     initial_state: Tensor | None,
     reset: Tensor | None,
     silu: bool,
+    *,
+    early: bool = False,
 ) -> Tensor:
+    """`early`: the kernel starts while the one before it still runs, and waits for it."""
     b, l, e = x.shape
     out = torch.empty((b, l, e), dtype=x.dtype, device=x.device)
     runs, blocks = triton.cdiv(l, FORWARD_RUN), triton.cdiv(e, FORWARD_BLOCK_E)
@@ -147,7 +152,8 @@ def _forward(
             l, e, runs, blocks,
             x.stride(0), x.stride(1), weight.stride(0), weight.stride(1), *_strides(initial_state),
             weight.shape[1], silu, ACCUMULATE[scan_dtype(x.dtype)], FORWARD_RUN, FORWARD_BLOCK_E,
-            **OPTIONS,
+            early and dependent_launch.starts_early(x),
+            **dependent_launch.launch_options(x, early, **OPTIONS),
         )  # fmt: skip
     return out
 
@@ -280,7 +286,7 @@ def _causal_conv1d_fwd_kernel(
     l, e, runs, blocks,
     x_b, x_l, weight_e, weight_k, initial_b, initial_e, initial_k,
     K: tl.constexpr, SILU: tl.constexpr, ACC: tl.constexpr,
-    RUN: tl.constexpr, BLOCK_E: tl.constexpr,
+    RUN: tl.constexpr, BLOCK_E: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
     row = (tl.program_id(0) // (runs * blocks)).to(tl.int64)
     start = (tl.program_id(0) // blocks % runs).to(tl.int64) * RUN
@@ -291,6 +297,9 @@ def _causal_conv1d_fwd_kernel(
     if reset_ptr is not None:
         reset_ptr += row * l
     PACKED: tl.constexpr = reset_ptr is not None
+    if EARLY:
+        tl.extra.cuda.gdc_launch_dependents()
+        tl.extra.cuda.gdc_wait()
     taps = _taps(weight_ptr, channel, has_channel, weight_e, weight_k, K, ACC)
     bias = tl.zeros((BLOCK_E,), ACC)
     if bias_ptr is not None:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vlmamba.ops.cuda_runtime import kernel
+from vlmamba.ops.dependent_launch import starts_early
 from vlmamba.ops.scan_plans import REACH, WIDE_REACH, Plan, backward_plan, forward_plan
 
 # As the kernels number them (TYPE in scan_common.cu).
@@ -54,6 +55,23 @@ def selective_scan(
         prepare(u, dt, A, B, C, D, z, dt_bias, initial_state, reset, dt_softplus), save=0
     )
     return y, last
+
+
+@torch.no_grad()
+def scan_onwards(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    dt_bias: Tensor | None,
+    state: Tensor,
+) -> Tensor:
+    """y of the scan with softplus from `state` on, contiguous float32, which becomes the last state."""
+    inputs = prepare(u, dt, A, B, C, D, z, dt_bias, state, None, True)
+    return forward(inputs, save=0, last=state, early=starts_early(u))[0]
 
 
 class _SelectiveScan(torch.autograd.Function):
@@ -129,11 +147,18 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def forward(
-    inputs: Inputs, *, save: int, output: bool = True
+    inputs: Inputs,
+    *,
+    save: int,
+    output: bool = True,
+    last: Tensor | None = None,
+    early: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """y, the last state, and the states before every `save`-th position (b, chunks, e, padded n) unless it is 0.
 
-    Without `output`, nothing stands in y.
+    Without `output`, nothing stands in y. `last`, where given, is written: a thread reads its part of the initial
+    state before it writes that of the last, so both may be one tensor. `early`: the kernel starts while the one
+    before it still runs, and waits for it.
     """
     u, (b, l, e), n = inputs.u, inputs.u.shape, inputs.A.shape[1]
     plan = forward_plan(*sizes(inputs))
@@ -141,7 +166,8 @@ def forward(
     y = torch.empty((b, l, e) if output else (1, 1, 1), dtype=u.dtype, device=u.device)
     if not output:
         inputs = inputs._replace(z=None)
-    last = torch.empty((b, e, n), dtype=torch.float32, device=u.device)
+    if last is None:
+        last = torch.empty((b, e, n), dtype=torch.float32, device=u.device)
     shape = (b, chunks, e, _padded(n))
     saved = torch.empty(shape, dtype=torch.float32, device=u.device) if save else None
     blocks = -(-e // plan.channels)
@@ -151,7 +177,7 @@ def forward(
     if b * blocks:
         kernel(_source("forward"), "selective_scan_fwd", defines, u.get_device(), 0).launch(
             b * blocks, plan.threads, 0,
-            _arguments(inputs, y=y, last=last, saved=saved, blocks=blocks, chunks=chunks),
+            _arguments(inputs, y=y, last=last, saved=saved, blocks=blocks, chunks=chunks), early,
         )  # fmt: skip
     return y if output else y.expand(b, l, e), last, saved
 

@@ -125,8 +125,8 @@ def keep_inputs(x: Tensor, conv_state: Tensor, lengths: Tensor | None) -> None:
     if width:
         _keep_inputs_kernel[(triton.cdiv(e, block), b)](
             x, conv_state, lengths, l, e, *x.stride(), *conv_state.stride(),
-            width, block, triton.next_power_of_2(width),
-            **dependent_launch.launch_options(x, early=False, num_warps=4),
+            width, block, triton.next_power_of_2(width), dependent_launch.starts_early(x),
+            **dependent_launch.launch_options(x, num_warps=4),
         )  # fmt: skip
 
 
@@ -154,7 +154,8 @@ def _add_norm_kernel(
             mixed += tl.load(partials_ptr + (split * b + row) * d + at, mask=mask, other=0.0)
         # A matrix product hands on its result in the model's dtype.
         x += mixed.to(out_ptr.dtype.element_ty).to(tl.float32)
-    tl.store(residual_ptr + row * d + at, x, mask=mask)
+    if SPLITS > 0 or tokens_ptr is not None:
+        tl.store(residual_ptr + row * d + at, x, mask=mask)
     scale = tl.rsqrt(tl.sum(x * x, 0) / d + eps)
     tl.store(out_ptr + row * d + at, x * scale * weight, mask=mask)
 
@@ -303,8 +304,10 @@ def _ssm_step_kernel(
 @triton.jit
 def _keep_inputs_kernel(
     x_ptr, state_ptr, lengths_ptr, l, e, x_b, x_l, x_e, state_b, state_e, state_k,
-    WIDTH: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr,
+    WIDTH: tl.constexpr, BLOCK_E: tl.constexpr, BLOCK_K: tl.constexpr, EARLY: tl.constexpr,
 ):  # fmt: skip
+    if EARLY:
+        tl.extra.cuda.gdc_wait()
     row = tl.program_id(1).to(tl.int64)
     channel = tl.program_id(0) * BLOCK_E + tl.arange(0, BLOCK_E)
     tap = tl.arange(0, BLOCK_K)

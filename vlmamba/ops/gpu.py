@@ -43,15 +43,38 @@ def _selective_scan(
 ) -> tuple[Tensor, Tensor]:
     """CUDA C++ where it can be compiled and takes these arguments, else Triton, which always makes y."""
     arguments = u, dt, A, B, C, D, z, dt_bias, dt_softplus
-    compiled = u.is_cuda and cuda_runtime.unavailable(u.get_device()) is None
-    if compiled and cuda_scan.takes(u, dt, A, B, C, z):
+    if _compiled(u) and cuda_scan.takes(u, dt, A, B, C, z):
         return cuda_scan.selective_scan(
             *arguments, initial_state=initial_state, reset=reset, gradients_only=gradients_only
         )
     return scan.selective_scan(*arguments, initial_state=initial_state, reset=reset)
 
 
+def _scan_onwards(
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
+    z: Tensor,
+    dt_bias: Tensor,
+    state: Tensor,
+) -> Tensor:
+    """y of the scan with softplus from `state` (b, e, n) on, contiguous float32, which is moved on in place."""
+    if _compiled(u) and cuda_scan.takes(u, dt, A, B, C, z):
+        return cuda_scan.scan_onwards(u, dt, A, B, C, D, z, dt_bias, state)
+    y, last = scan.selective_scan(u, dt, A, B, C, D, z, dt_bias, True, initial_state=state)
+    state.copy_(last)
+    return y
+
+
+def _compiled(tensor: Tensor) -> bool:
+    return tensor.is_cuda and cuda_runtime.unavailable(tensor.get_device()) is None
+
+
 selective_scan = _on_its_device(_selective_scan)
+scan_onwards = _on_its_device(_scan_onwards)
 scan_dynamics = _on_its_device(dynamics.scan_dynamics)
 causal_conv1d = _on_its_device(conv.causal_conv1d)
 selective_state_update = _on_its_device(step.selective_state_update)

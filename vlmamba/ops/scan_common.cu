@@ -228,15 +228,15 @@ __device__ __forceinline__ void put_group(float* row, int j, Group from, bool re
   }
 }
 
-// LANES values in each of LANES neighbouring lanes: afterwards lane i holds the sum over the lanes of value i.
-__device__ __forceinline__ float spread_sum(float* v, int lane) {
+// LANES values in each of LANES lanes, `spacing` apart: afterwards lane i holds the sum over the lanes of value i.
+__device__ __forceinline__ float spread_sum(float* v, int lane, int spacing = 1) {
 #pragma unroll
   for (int m = LANES / 2; m >= 1; m /= 2) {
     bool up = lane & m;
 #pragma unroll
     for (int i = 0; i < m; i++) {
       float keep = up ? v[i + m] : v[i], give = up ? v[i] : v[i + m];
-      v[i] = keep + __shfl_xor_sync(0xffffffffu, give, m);
+      v[i] = keep + __shfl_xor_sync(0xffffffffu, give, m * spacing);
     }
   }
   return v[0];

@@ -9,6 +9,17 @@
 #define EACH ((TILE + ROWS - 1) / ROWS)                    // pairs of a tile a thread
 #define EACH_BC ((TILE + ROWS_BC - 1) / ROWS_BC) // groups of B and C values a thread
 #define STEPS (LANES / CPT)                             // positions whose sums are spread at once
+// Of a channel's neighbouring lanes. Wide loads of shared memory whose address a lane shares with the next take half as long.
+#define SPACING (LANES >= 4 && LANES <= 16 ? 2 : 1)
+// Whether a tile's sums are stored together, where there are registers to hold them: no load of shared memory overtakes a store.
+#define TOGETHER (LANES > 2 && NPAD == 16)
+
+// Until the kernel before this one is done, where this one may start while that one runs.
+__device__ __forceinline__ void wait_for_kernels() {
+#if !defined(EMULATED) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 struct Tile {
   pair u[EACH], dt[EACH], z[EACH];
@@ -17,11 +28,12 @@ struct Tile {
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd(const Arguments a) {
+  wait_for_kernels();
   alignas(16) __shared__ float bc[TILE][2 * NPAD];  // of each lane: B, then C
   alignas(16) __shared__ float steps[TILE][2 * CH]; // delta and delta * u of a channel side by side
   alignas(16) __shared__ float sums[TILE][CHP];     // C h
   __shared__ unsigned char resets[TILE];
-  int tid = threadIdx.x, block = blockIdx.x % a.blocks, lane = tid % LANES;
+  int tid = threadIdx.x, block = blockIdx.x % a.blocks, lane = tid / SPACING % LANES;
   i64 row = blockIdx.x / a.blocks;
   // As a sharer of elements: its pair of channels and its first position.
   int pair_index = tid % PAIRS, at = tid / PAIRS, c = block * CH + 2 * pair_index;
@@ -38,7 +50,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
   bool bc_real = j % NPAD < a.n;
   if (bc_real) bc_at += j % NPAD;
   // As a carrier of states: its channels and its first state.
-  int local = tid / LANES * CPT, channel = block * CH + local, state = lane * STATES;
+  int place = tid % 32 / (SPACING * LANES) * SPACING + tid % SPACING; // of its channels in its warp
+  int local = (tid / 32 * (32 / LANES) + place) * CPT, channel = block * CH + local, state = lane * STATES;
   float h[CPT][STATES], A2[CPT][STATES];
 #pragma unroll
   for (int k = 0; k < CPT; k++)
@@ -91,12 +104,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
     __syncthreads();
     if (start + TILE < a.l) load_tile(start + TILE);
 
+    float spread[TILE / STEPS];
 #pragma unroll
-    for (int group = 0; group < TILE; group += STEPS) {
+    for (int from = 0; from < TILE; from += STEPS) {
       float partial[LANES];
 #pragma unroll
       for (int j = 0; j < STEPS; j++) {
-        int t = group + j;
+        int t = from + j;
         if (SAVE && (start + t) % (SAVE ? SAVE : 1) == 0 && start + t < a.l) {
           i64 chunk = row * a.chunks + (start + t) / (SAVE ? SAVE : 1);
 #pragma unroll
@@ -123,8 +137,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) selective_scan_fwd
           partial[j * CPT + k] = y;
         }
       }
-      if (OUTPUT) sums[group + lane / CPT][local + lane % CPT] = spread_sum(partial, lane);
+      float total = OUTPUT ? spread_sum(partial, lane, SPACING) : 0.0f;
+      if (TOGETHER) spread[from / STEPS] = total;
+      else if (OUTPUT) sums[from + lane / CPT][local + lane % CPT] = total;
     }
+#pragma unroll
+    for (int from = 0; TOGETHER && from < TILE; from += STEPS)
+      if (OUTPUT) sums[from + lane / CPT][local + lane % CPT] = spread[from / STEPS];
     __syncthreads();
 
 #pragma unroll

@@ -29,10 +29,10 @@ class Plan(NamedTuple):
 
 
 FORWARD = (
-    Plan(threads=128, lanes=2, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=112),
-    Plan(threads=160, lanes=4, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=4, work=66),
-    Plan(threads=160, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=4, work=37),
-    Plan(threads=160, lanes=8, cpt=1, tile=64, chunk=0, keep=0, npoly=0, blocks=2, work=34),
+    Plan(threads=128, lanes=2, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=103),
+    Plan(threads=128, lanes=4, cpt=1, tile=16, chunk=0, keep=0, npoly=0, blocks=5, work=52),
+    Plan(threads=128, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=5, work=33.5),
+    Plan(threads=160, lanes=8, cpt=1, tile=32, chunk=0, keep=0, npoly=0, blocks=3, work=33),
 )
 MANY = Plan(threads=128, lanes=4, cpt=2, tile=16, chunk=8, keep=1, npoly=0, blocks=2, work=260)
 FEWER = Plan(threads=128, lanes=8, cpt=2, tile=16, chunk=16, keep=0, npoly=0, blocks=3, work=158)
