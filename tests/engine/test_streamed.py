@@ -44,7 +44,7 @@ def wide_model(d_model: int, n_layer: int, device: str = "cpu", **text) -> VLMam
     ("b", "rings", "d_model", "n_layer", "backwards"),
     [
         (1, rings_for(1), 256, 2, False),
-        (3, Rings(Ring(4, 3), Ring(2, 3), Ring(8, 1)), 256, 1, True),
+        (3, Rings(Ring(4, 3), Ring(2, 3), Ring(8, 1), norm_apart=True), 256, 1, True),
         (8, rings_for(8), 512, 1, False),
     ],
 )

@@ -12,6 +12,7 @@ from vlmamba.ops.stream import (
     Conv,
     Ring,
     num_splits,
+    stream_norm,
     stream_product,
     stream_scan,
     stream_select,
@@ -24,6 +25,7 @@ class Rings(NamedTuple):
     in_proj: Ring
     out_proj: Ring
     lm_head: Ring
+    norm_apart: bool = False  # in a kernel of its own
 
 
 # What the rings below are made for.
@@ -52,6 +54,7 @@ class StreamedStep:
             return torch.empty(shape, device=model.device, dtype=dtype)
 
         self.residual = new(b, d, dtype=torch.float32)
+        self.hidden = new(b, d)
         self.uz = new(b, 2 * e)
         self.selected = new(self.splits, b, width, dtype=torch.float32)
         self.y = new(b, e)
@@ -71,10 +74,13 @@ class StreamedStep:
             conv = Conv(
                 before.conv_state[i], after.conv_state[i], mixer.conv1d.weight, mixer.conv1d.bias
             )
-            stream_product(
-                mixer.in_proj.weight, rings.in_proj, b,
-                residual=self.residual, norm=norm.weight, eps=norm.eps, out=self.uz, conv=conv, **start,
-            )  # fmt: skip
+            rows: dict[str, Any]
+            if rings.norm_apart:
+                stream_norm(self.residual, norm.weight, norm.eps, self.hidden, **start)
+                rows = {"x": self.hidden}
+            else:
+                rows = {"residual": self.residual, "norm": norm.weight, "eps": norm.eps, **start}
+            stream_product(mixer.in_proj.weight, rings.in_proj, b, out=self.uz, conv=conv, **rows)
             stream_select(self.uz, mixer.x_proj.weight, self.selected)
             stream_scan(
                 self.uz, self.selected, before.ssm_state[i], after.ssm_state[i],

@@ -49,6 +49,7 @@ Product = struct(
     rows=ctypes.c_int64, eps=ctypes.c_float,
 )  # fmt: skip
 Select = struct("uz", "weight", "out")
+Norm = struct("residual", "norm", "tokens", "embeddings", "out", eps=ctypes.c_float)
 Scan = struct("uz", "selected", "ssm_before", "ssm_after", "dt_proj", "dt_bias", "A_log", "D", "y")
 
 
@@ -66,11 +67,11 @@ def product_defines(
 ) -> Defines:
     steps = columns // THREADS
     ahead = next(n for n in range(ring.ahead, 0, -1) if steps % n == 0)
-    tiles = rows // 2 // ring.tile
-    channels = -(-tiles // blocks) * ring.tile if conv else 0
+    tiles = -(-(rows // 2 if conv else rows) // ring.tile)
+    most = -(-tiles // blocks) * ring.tile if conv or add else 0
     return (
         ("BATCH", b), ("COLUMNS", columns), ("TILE", ring.tile), ("STAGES", ring.stages),
-        ("NORM", int(norm)), ("ADD", int(add)), ("CONV", int(conv)), ("CHANNELS", channels),
+        ("NORM", int(norm)), ("ADD", int(add)), ("CONV", int(conv)), ("MOST", most),
         ("HELD", int(ring.held)), ("AHEAD", ahead), ("GROUP", min(ring.group, b)), ("LEAST", ring.least),
     )  # fmt: skip
 
@@ -81,7 +82,7 @@ def product_shared_bytes(defines: Defines) -> int:
     barriers = (stages + stages % 2) * 8
     sums = 2 * SUMS_BYTES + MOST_ROWS * WARPS * 4
     rows = 0 if of["HELD"] else b * columns * 2
-    return stages * of["TILE"] * columns * 2 + barriers + sums + rows + (b + 1) * of["CHANNELS"] * 4
+    return stages * of["TILE"] * columns * 2 + barriers + sums + rows + (b + 1) * of["MOST"] * 4
 
 
 @torch.no_grad()
@@ -120,6 +121,21 @@ def stream_product(
     values = pointers(weight, x, residual, norm, tokens, embeddings, out, *(conv or [None] * 4))
     arguments = Product(*values, rows, eps)
     launch("stream_product", defines, device, num_blocks(device), shared, arguments)
+
+
+@torch.no_grad()
+def stream_norm(
+    residual: Tensor,
+    norm: Tensor,
+    eps: float,
+    out: Tensor,
+    tokens: Tensor | None = None,
+    embeddings: Tensor | None = None,
+) -> None:
+    """out (b, d) = the RMSNorm of residual (b, d) float32, or of what `embeddings` (v, d) hold for tokens (b,)."""
+    b, d = residual.shape
+    arguments = Norm(*pointers(residual, norm, tokens, embeddings, out), eps)
+    launch("stream_norm", (("COLUMNS", d),), out.device, b, WARPS * 4, arguments)
 
 
 def num_splits(e: int) -> int:

@@ -128,3 +128,27 @@ __device__ __forceinline__ float sum_warps(const float* sums, int at) {
   for (int warp = 0; warp < WARPS; warp++) sum += sums[warp * 64 + at];
   return sum;
 }
+
+// The norm of a row: four columns of it in each of a thread's rounds, zeros where there are none.
+__device__ __forceinline__ float squares_of(const float4* v, int rounds) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int i = 0; i < rounds; i++) {
+    sum = fmaf(v[i].x, v[i].x, sum), sum = fmaf(v[i].y, v[i].y, sum);
+    sum = fmaf(v[i].z, v[i].z, sum), sum = fmaf(v[i].w, v[i].w, sum);
+  }
+#pragma unroll
+  for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
+  return sum;
+}
+__device__ __forceinline__ float scale_of(const float* squares, int columns, float eps) {
+  float sum = 0.0f;
+#pragma unroll
+  for (int warp = 0; warp < WARPS; warp++) sum += squares[warp];
+  return rsqrtf(sum / columns + eps);
+}
+__device__ __forceinline__ uint2 scaled(float4 v, float scale, uint2 w) {
+  return make_uint2(bfloats(v.x * scale * low(w.x), v.y * scale * high(w.x)),
+                    bfloats(v.z * scale * low(w.y), v.w * scale * high(w.y)));
+}
+__device__ __forceinline__ float4 wide4(uint2 w) { return make_float4(low(w.x), high(w.x), low(w.y), high(w.y)); }

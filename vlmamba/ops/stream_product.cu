@@ -5,13 +5,13 @@
 // warp multiplies the same columns of every chunk: a step is 32 of them, and lane 4 g + t takes eight of row g of the
 // chunk. Set from outside:
 //   BATCH rows (at most 8)   COLUMNS of the weight   TILE rows of it in a chunk (at most 8)   STAGES chunks in the ring
-//   NORM: the rows are the RMSNorm of `residual`   ADD: what comes out is added to `residual`
-//   CONV: the first half of what comes out goes through the convolution and silu; CHANNELS of it a block has at most
+//   MOST outputs that a block has   NORM: the rows are the RMSNorm of `residual`   ADD: what comes out is added to it
+//   CONV: the first half of what comes out goes through the convolution and silu
 //   HELD: the rows stay in registers, else in shared memory   AHEAD steps whose weights are asked for at once
 //   GROUP rows whose norm is made at once   LEAST blocks for which a multiprocessor shall have registers
 
 #define STEPS (COLUMNS / THREADS)
-#define LANE_STEPS ((STEPS + 7) / 8)
+#define ROUNDS ((COLUMNS / 4 + THREADS - 1) / THREADS)  // of a thread through a row's norm
 #define SLOT_BYTES (TILE * COLUMNS * 2)
 #define PITCH (COLUMNS * 2)
 #define SWAP (AHEAD % 2 == 0)
@@ -49,17 +49,18 @@ struct Tiles {
 // Everything that the threads of a block share.
 struct Shared {
   char *ring, *rows;
-  barrier* full;          // one a chunk in the ring
+  barrier* full;    // one a chunk in the ring
   float *sums, *squares;  // (2, warps, 8, 8), (8, warps)
-  float *past, *newest;   // (b, channels), (channels,): of the convolution
+  float* before;    // (b, outputs): the residual, or what the inputs before the newest add to the convolution
+  float* newest;    // (outputs,): its weights of the newest
   __device__ Shared() {
     ring = (char*)memory;
     full = (barrier*)(ring + STAGES * SLOT_BYTES);
     sums = (float*)(full + STAGES + STAGES % 2);
     squares = sums + 2 * WARPS * 64;
     rows = (char*)(squares + 8 * WARPS);
-    past = (float*)(rows + (HELD ? 0 : BATCH * PITCH));
-    newest = past + BATCH * CHANNELS;
+    before = (float*)(rows + (HELD ? 0 : BATCH * PITCH));
+    newest = before + BATCH * MOST;
   }
 };
 
@@ -83,71 +84,53 @@ __device__ __forceinline__ void look_back(const ProductArguments& a, const Share
     uint2 w = *(const uint2*)(a.conv + (i64)channel * TAPS);
     float sum = fmaf(wide(inputs[0]), low(w.x), a.conv_bias ? wide(a.conv_bias[channel]) : 0.0f);
     sum = fmaf(wide(inputs[1]), high(w.x), sum);
-    shared.past[row * CHANNELS + c] = fmaf(wide(inputs[2]), low(w.y), sum);
+    shared.before[row * MOST + c] = fmaf(wide(inputs[2]), low(w.y), sum);
     if (row == 0) shared.newest[c] = high(w.y);
     a.conv_after[place] = inputs[1];
     a.conv_after[place + 1] = inputs[2];
   }
 }
 
-__device__ __forceinline__ float squared(float sum, float4 p, float4 q) {
-  sum = fmaf(p.x, p.x, sum), sum = fmaf(p.y, p.y, sum), sum = fmaf(p.z, p.z, sum), sum = fmaf(p.w, p.w, sum);
-  sum = fmaf(q.x, q.x, sum), sum = fmaf(q.y, q.y, sum), sum = fmaf(q.z, q.z, sum), sum = fmaf(q.w, q.w, sum);
-  return sum;
-}
-__device__ __forceinline__ uint4 scaled(float4 p, float4 q, uint4 w, float scale) {
-  return make_uint4(
-      bfloats(p.x * scale * low(w.x), p.y * scale * high(w.x)), bfloats(p.z * scale * low(w.y), p.w * scale * high(w.y)),
-      bfloats(q.x * scale * low(w.z), q.y * scale * high(w.z)), bfloats(q.z * scale * low(w.w), q.w * scale * high(w.w)));
-}
-
-// Where this lane's columns begin in one of the steps of which it prepares every eighth; -1: nowhere.
-__device__ __forceinline__ int prepared(int i) {
-  int step = threadIdx.x % 32 / 4 + 8 * i;
-  return step < STEPS ? (threadIdx.x / 32 * STEPS + step) * 32 + threadIdx.x % 4 * 8 : -1;
+// The residual to which this block's outputs are added.
+__device__ __forceinline__ void look_at_residual(const ProductArguments& a, const Shared& shared, const Tiles& tiles) {
+  const int rows = (int)a.rows, first = tiles.first * TILE, last = (tiles.first + tiles.count) * TILE;
+  const int outputs = (last < rows ? last : rows) - first;
+  for (int at = threadIdx.x; at < BATCH * outputs; at += THREADS) {
+    int row = at / outputs, place = at % outputs;
+    shared.before[row * MOST + place] = a.tokens ? wide(a.embeddings[a.tokens[row] * rows + first + place])
+                                                 : fresh(a.residual + (i64)row * rows + first + place);
+  }
 }
 
 // The norm of the residual, in shared memory.
-__device__ __forceinline__ void norm_rows(const ProductArguments& a, const Shared& shared, const uint4* weights) {
+__device__ __forceinline__ void norm_rows(const ProductArguments& a, const Shared& shared, const uint2* weights) {
 #pragma unroll
   for (int base = 0; base < BATCH; base += GROUP) {
-    float4 v[GROUP][LANE_STEPS][2];
+    float4 v[GROUP][ROUNDS];
 #pragma unroll
-    for (int k = 0; k < GROUP * LANE_STEPS; k++) {
-      int row = base + k / LANE_STEPS, i = k % LANE_STEPS, column = prepared(i);
-      float4 *p = v[k / LANE_STEPS][i], zero = make_float4(0, 0, 0, 0);
-      p[0] = p[1] = zero;
-      if (row >= BATCH || column < 0) continue;
-      if (a.tokens) {
-        uint4 eight = *(const uint4*)(a.embeddings + a.tokens[row] * COLUMNS + column);
-        p[0] = make_float4(low(eight.x), high(eight.x), low(eight.y), high(eight.y));
-        p[1] = make_float4(low(eight.z), high(eight.z), low(eight.w), high(eight.w));
-      } else {
-        const float4* from = (const float4*)(a.residual + (i64)row * COLUMNS + column);
-        p[0] = fresh(from), p[1] = fresh(from + 1);
-      }
+    for (int k = 0; k < GROUP * ROUNDS; k++) {
+      int row = base + k / ROUNDS, at = k % ROUNDS * THREADS + threadIdx.x;
+      float4* to = &v[k / ROUNDS][k % ROUNDS];
+      *to = make_float4(0, 0, 0, 0);
+      if (row >= BATCH || at >= COLUMNS / 4) continue;
+      *to = a.tokens ? wide4(*((const uint2*)(a.embeddings + a.tokens[row] * COLUMNS) + at))
+                     : fresh((const float4*)(a.residual + (i64)row * COLUMNS) + at);
     }
 #pragma unroll
     for (int k = 0; k < GROUP; k++) {
-      float squares = 0.0f;
-#pragma unroll
-      for (int i = 0; i < LANE_STEPS; i++) squares = squared(squares, v[k][i][0], v[k][i][1]);
-#pragma unroll
-      for (int mask = 16; mask; mask /= 2) squares += __shfl_xor_sync(0xffffffffu, squares, mask);
+      float squares = squares_of(v[k], ROUNDS);
       if (threadIdx.x % 32 == 0 && base + k < BATCH) shared.squares[(base + k) * WARPS + threadIdx.x / 32] = squares;
     }
     __syncthreads();
 #pragma unroll
     for (int k = 0; k < GROUP; k++) {
       if (base + k >= BATCH) continue;
-      float sum = 0.0f;
+      float scale = scale_of(shared.squares + (base + k) * WARPS, COLUMNS, a.eps);
 #pragma unroll
-      for (int warp = 0; warp < WARPS; warp++) sum += shared.squares[(base + k) * WARPS + warp];
-      float scale = rsqrtf(sum / COLUMNS + a.eps);
-#pragma unroll
-      for (int i = 0; i < LANE_STEPS; i++)
-        if (prepared(i) >= 0)
-          *(uint4*)(shared.rows + (base + k) * PITCH + prepared(i) * 2) = scaled(v[k][i][0], v[k][i][1], weights[i], scale);
+      for (int i = 0; i < ROUNDS; i++) {
+        int at = i * THREADS + threadIdx.x;
+        if (at < COLUMNS / 4) *((uint2*)(shared.rows + (base + k) * PITCH) + at) = scaled(v[k][i], scale, weights[i]);
+      }
     }
   }
 }
@@ -175,12 +158,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST) stream_product(cons
     begun();
     for (int i = 0; i < STAGES; i++) ask(a, shared, tiles, i);
   }
-  __syncthreads();
-  uint4 norm[LANE_STEPS];
+  uint2 norm[ROUNDS];
   if (NORM)
 #pragma unroll
-    for (int i = 0; i < LANE_STEPS; i++)
-      if (prepared(i) >= 0) norm[i] = *(const uint4*)(a.norm + prepared(i));
+    for (int i = 0; i < ROUNDS; i++)
+      if (i * THREADS + threadIdx.x < COLUMNS / 4) norm[i] = *((const uint2*)a.norm + i * THREADS + threadIdx.x);
   if (CONV) look_back(a, shared, tiles);
   wait_for_kernels();
   const int g = threadIdx.x % 32 / 4, column = threadIdx.x / 32 * STEPS * 32 + threadIdx.x % 4 * 8;
@@ -194,23 +176,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST) stream_product(cons
     norm_rows(a, shared, norm);
   } else if (!HELD) {
 #pragma unroll
-    for (int k = 0; k < BATCH * LANE_STEPS; k++) {
-      int row = k / LANE_STEPS, at = prepared(k % LANE_STEPS);
-      if (at >= 0) *(uint4*)(shared.rows + row * PITCH + at * 2) = fresh((const uint4*)(a.x + (i64)row * COLUMNS + at));
-    }
+    for (int i = 0; i < BATCH * (COLUMNS / 8); i += THREADS)
+      if (i + threadIdx.x < BATCH * (COLUMNS / 8))
+        *((uint4*)shared.rows + i + threadIdx.x) = fresh((const uint4*)a.x + i + threadIdx.x);
   }
-  __syncwarp();  // a warp multiplies the columns that it has prepared
+  if (ADD) look_at_residual(a, shared, tiles);
+  __syncthreads();
   const int rows = (int)a.rows, row = threadIdx.x / 8, place = threadIdx.x % 8;  // of the sum that this thread makes
   for (int i = 0; i < tiles.both; i++) {
     const int output = tiles.at(i) * TILE + place;
     const bool mine = row < BATCH && place < TILE && output < rows;
-    float before = 0.0f;
-    if (ADD && mine) {
-      if (a.tokens)
-        before = wide(a.embeddings[a.tokens[row] * rows + output]);
-      else
-        before = fresh(a.residual + (i64)row * rows + output);
-    }
     wait_for(shared.full + i % STAGES, i / STAGES % 2);
     __syncwarp();
     const char* slot = shared.ring + i % STAGES * SLOT_BYTES + (g * COLUMNS + column) * 2;
@@ -232,10 +207,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, LEAST) stream_product(cons
     if (mine) {
       float sum = sum_warps(part, threadIdx.x);
       number out = narrow(sum);
-      if (CONV && i < tiles.count) {
-        const int c = i * TILE + place;
+      const bool convolve = CONV && i < tiles.count;
+      const float before = ADD || convolve ? shared.before[row * MOST + i * TILE + place] : 0.0f;
+      if (convolve) {
         a.conv_after[((i64)row * (rows / 2) + output) * (TAPS - 1) + TAPS - 2] = out;
-        out = narrow(silu(fmaf(wide(out), shared.newest[c], shared.past[row * CHANNELS + c])));
+        out = narrow(silu(fmaf(wide(out), shared.newest[i * TILE + place], before)));
       }
       if (ADD)
         a.residual[(i64)row * rows + output] = before + wide(out);
