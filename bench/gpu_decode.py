@@ -39,7 +39,7 @@ from vlmamba.vlm import VLM
 
 SEED = 0
 GPU = torch.device("cuda")
-BATCHES = (1, 8, 64)
+BATCHES = (1, 2, 4, 8, 64)
 PREFILLS = ((1, 800), (8, 800), (1, 2048))
 QUESTION = 24  # tokens
 

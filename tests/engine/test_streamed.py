@@ -10,11 +10,12 @@ from test_fused import follow_steps, on_gpu, some_state
 from tiny import tiny_config
 
 from vlmamba.engine import Sampling, generate
-from vlmamba.engine.streamed import Rings, StreamedStep, rings_for, why_not_streamed
+from vlmamba.engine.streamed import Reach, Rings, StreamedStep, rings_for, why_not_streamed
 from vlmamba.model import VLMamba
 from vlmamba.ops import cuda_runtime, stream, stream_launch
 from vlmamba.ops.stream import Ring
 
+REACHES = (Reach(64, 2048), Reach(1024, 512), Reach(0, 1 << 20))
 emulated = pytest.mark.skipif(shutil.which("g++") is None, reason="no g++ to compile the emulation")
 
 
@@ -25,7 +26,12 @@ def emulation(monkeypatch, tmp_path):
     monkeypatch.setattr(stream, "num_blocks", lambda _: 5)
     stream_launch._kernel.cache_clear()
     empty = torch.empty
-    monkeypatch.setattr(torch, "empty", lambda *size, **kw: empty(*size, **kw).fill_(torch.nan))
+
+    def spoilt(*size, **options):
+        tensor = empty(*size, **options)
+        return tensor.fill_(torch.nan if tensor.is_floating_point() else 1 << 20)
+
+    monkeypatch.setattr(torch, "empty", spoilt)
     yield
     stream_launch._kernel.cache_clear()
 
@@ -44,7 +50,7 @@ def wide_model(d_model: int, n_layer: int, device: str = "cpu", **text) -> VLMam
     ("b", "rings", "d_model", "n_layer", "backwards"),
     [
         (1, rings_for(1), 256, 2, False),
-        (3, Rings(Ring(4, 3), Ring(2, 3), Ring(8, 1), norm_apart=True), 256, 1, True),
+        (3, Rings(Ring(4, 3, near=2), Ring(2, 3, near=1), Ring(1, 1), *REACHES), 256, 1, True),
         (8, rings_for(8), 512, 1, False),
     ],
 )

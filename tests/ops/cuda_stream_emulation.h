@@ -57,12 +57,15 @@ static inline void fetch(void* shared, const void* global, int bytes, barrier* f
   std::memcpy(shared, global, bytes);
   settle(full, -bytes);
 }
+static inline void fetch_near(const void* global, int bytes) {
+  if ((uintptr_t)global % 16 || bytes % 16 || bytes <= 0) emulation::fail("a copy is not aligned");
+  volatile char both = *(const char*)global + ((const char*)global)[bytes - 1];
+}
 static inline void copy_async(void* shared, const void* global, bool real) {
   if ((uintptr_t)shared % 16 || (uintptr_t)global % 16) emulation::fail("a copy is not aligned");
   if (real) std::memcpy(shared, global, 16);
   else std::memset(shared, 0, 16);
 }
-static inline void prefetch(const void*) {}
 static inline void wait_for(barrier* full, int parity) {
   while ((int)(*full >> 32) % 2 == parity) emulation::wait("pause");
 }

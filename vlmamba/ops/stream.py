@@ -31,26 +31,78 @@ class Ring(NamedTuple):
     """How a weight comes: rows of it in a chunk, chunks at a time, and where the numbers it multiplies stay.
 
     tile: rows of the weight in a chunk. stages: chunks that have a place. held: in registers, else in shared memory.
-    ahead: steps of 32 columns at once. group: rows whose norm is made at once. least: blocks, of this or of other
-    kernels, for which a multiprocessor shall have registers.
+    ahead: steps of 32 columns at once. least: blocks, of this or of other kernels, for which a multiprocessor has
+    registers. near: chunks behind those that have a place which are asked into the second-level cache.
     """
 
     tile: int = 8
     stages: int = 2
     held: bool = False
     ahead: int = 2
-    group: int = 2
     least: int = 2
+    near: int = 0
+
+
+class Coming(NamedTuple):
+    """Of the weight of a later product what a kernel asks into the second-level cache.
+
+    Bytes of each block's share of its tiles, of `tile` rows each: `take` after the first `skip`.
+    """
+
+    weight: Tensor
+    tile: int
+    skip: int
+    take: int
+
+
+class _Coming(ctypes.Structure):
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("tiles", "tile_bytes", "blocks", "skip", "take")),
+    )
+
+
+def _coming(coming: Coming | None) -> _Coming:
+    if coming is None:
+        return _Coming()
+    weight, tile, skip, take = coming
+    rows, columns = weight.shape
+    return _Coming(
+        weight.data_ptr(), rows // tile, tile * columns * weight.element_size(),
+        num_blocks(weight.device), skip, take,
+    )  # fmt: skip
 
 
 Product = struct(
-    "weight", "x", "residual", "norm", "tokens", "embeddings", "out",
+    "weight", "x", "squares", "out", "residual", "norm", "next", "next_squares",
     "conv_before", "conv_after", "conv", "conv_bias",
-    rows=ctypes.c_int64, eps=ctypes.c_float,
+    coming=_Coming, rows=ctypes.c_int64, near=ctypes.c_int64, eps=ctypes.c_float,
 )  # fmt: skip
-Select = struct("uz", "weight", "out")
-Norm = struct("residual", "norm", "tokens", "embeddings", "out", eps=ctypes.c_float)
-Scan = struct("uz", "selected", "ssm_before", "ssm_after", "dt_proj", "dt_bias", "A_log", "D", "y")
+Select = struct("uz", "weight", "out", coming=_Coming)
+Embed = struct("tokens", "embeddings", "norm", "residual", "next", "squares")
+Scan = struct(
+    "uz", "selected", "ssm_before", "ssm_after", "dt_proj", "dt_bias", "A_log", "D", "y", coming=_Coming
+)  # fmt: skip
+
+
+class Rows(NamedTuple):
+    """Rows before a norm: the residual (b, d) float32, times the norm's weight (b, d), its squares in sums (b, blocks).
+
+    A product of them multiplies `weighted`, and its sums by what the norm makes of the squares.
+    """
+
+    residual: Tensor
+    weighted: Tensor
+    squares: Tensor
+
+    @staticmethod
+    def new(b: int, d: int, dtype: torch.dtype, device: torch.device) -> "Rows":
+        wide = {"dtype": torch.float32, "device": device}
+        return Rows(
+            torch.empty(b, d, **wide),
+            torch.empty(b, d, dtype=dtype, device=device),
+            torch.empty(b, num_blocks(device), **wide),
+        )
 
 
 class Conv(NamedTuple):
@@ -63,7 +115,15 @@ class Conv(NamedTuple):
 
 
 def product_defines(
-    ring: Ring, b: int, rows: int, columns: int, blocks: int, *, norm: bool, add: bool, conv: bool
+    ring: Ring,
+    b: int,
+    rows: int,
+    columns: int,
+    blocks: int,
+    *,
+    norm: bool,
+    add: bool,
+    conv: bool,
 ) -> Defines:
     steps = columns // THREADS
     ahead = next(n for n in range(ring.ahead, 0, -1) if steps % n == 0)
@@ -71,8 +131,8 @@ def product_defines(
     most = -(-tiles // blocks) * ring.tile if conv or add else 0
     return (
         ("BATCH", b), ("COLUMNS", columns), ("TILE", ring.tile), ("STAGES", ring.stages),
-        ("NORM", int(norm)), ("ADD", int(add)), ("CONV", int(conv)), ("MOST", most),
-        ("HELD", int(ring.held)), ("AHEAD", ahead), ("GROUP", min(ring.group, b)), ("LEAST", ring.least),
+        ("NORM", int(norm)), ("ADD", int(add)), ("CONV", int(conv)), ("MOST", most), ("BLOCKS", blocks),
+        ("HELD", int(ring.held)), ("AHEAD", ahead), ("LEAST", ring.least),
     )  # fmt: skip
 
 
@@ -80,62 +140,54 @@ def product_shared_bytes(defines: Defines) -> int:
     of = dict(defines)
     b, columns, stages = of["BATCH"], of["COLUMNS"], of["STAGES"]
     barriers = (stages + stages % 2) * 8
-    sums = 2 * SUMS_BYTES + MOST_ROWS * WARPS * 4
-    rows = 0 if of["HELD"] else b * columns * 2
-    return stages * of["TILE"] * columns * 2 + barriers + sums + rows + (b + 1) * of["MOST"] * 4
+    sums = 2 * SUMS_BYTES + MOST_ROWS * 4
+    pitch = columns * 2 + 64
+    rows = 0 if of["HELD"] else b * (pitch if b > 2 else columns * 2)
+    outputs = (b + 1) * of["MOST"] * 4
+    return stages * of["TILE"] * pitch + barriers + sums + rows + outputs
 
 
 @torch.no_grad()
 def stream_product(
     weight: Tensor,
     ring: Ring,
-    b: int,
+    x: Tensor | Rows,
     *,
-    x: Tensor | None = None,
-    residual: Tensor | None = None,
-    norm: Tensor | None = None,
     eps: float = 0.0,
-    tokens: Tensor | None = None,
-    embeddings: Tensor | None = None,
     out: Tensor | None = None,
+    rows: Rows | None = None,
+    norm: Tensor | None = None,
     conv: Conv | None = None,
+    coming: Coming | None = None,
 ) -> None:
-    """out (b, n) = rows (b, k) times weight (n, k) transposed; without `out` it is added to residual (b, n) float32.
+    """out (b, n) = x (b, k), or the RMSNorm of Rows, times weight (n, k) transposed; `conv`: its first half convolved.
 
-    The rows are x (b, k), or with `norm` (k,) the RMSNorm of residual (b, k) float32. With `tokens` (b,) the
-    residual is what `embeddings` hold for them. With `conv` the first half of what comes out is convolved.
+    Without `out` it is added to the residual of `rows`, and the rest of them made anew for the weight `norm` (n,).
     """
-    rows, columns = weight.shape
+    n, columns = weight.shape
     device = weight.device
+    taken, squares = (x.weighted, x.squares) if isinstance(x, Rows) else (x, None)
+    b, blocks = len(taken), num_blocks(device)
     defines = product_defines(
-        ring,
-        b,
-        rows,
-        columns,
-        num_blocks(device),
-        norm=norm is not None,
-        add=out is None,
-        conv=conv is not None,
+        ring, b, n, columns, blocks,
+        norm=squares is not None, add=rows is not None, conv=conv is not None,
+    )  # fmt: skip
+    residual, weighted, next_squares = rows or (None, None, None)
+    values = pointers(
+        weight, taken, squares, out, residual, norm, weighted, next_squares, *(conv or [None] * 4)
     )
+    arguments = Product(*values, _coming(coming), n, ring.near, eps)
     shared = product_shared_bytes(defines)
-    values = pointers(weight, x, residual, norm, tokens, embeddings, out, *(conv or [None] * 4))
-    arguments = Product(*values, rows, eps)
-    launch("stream_product", defines, device, num_blocks(device), shared, arguments)
+    launch("stream_product", defines, device, blocks, shared, arguments)
 
 
 @torch.no_grad()
-def stream_norm(
-    residual: Tensor,
-    norm: Tensor,
-    eps: float,
-    out: Tensor,
-    tokens: Tensor | None = None,
-    embeddings: Tensor | None = None,
-) -> None:
-    """out (b, d) = the RMSNorm of residual (b, d) float32, or of what `embeddings` (v, d) hold for tokens (b,)."""
-    b, d = residual.shape
-    arguments = Norm(*pointers(residual, norm, tokens, embeddings, out), eps)
-    launch("stream_norm", (("COLUMNS", d),), out.device, b, WARPS * 4, arguments)
+def stream_embed(tokens: Tensor, embeddings: Tensor, norm: Tensor, rows: Rows) -> None:
+    """The embeddings (v, d) of tokens (b,) as rows before the norm whose weight is `norm` (d,)."""
+    b, d = rows.residual.shape
+    defines = (("COLUMNS", d), ("BLOCKS", rows.squares.shape[1]))
+    arguments = Embed(*pointers(tokens, embeddings, norm, *rows))
+    launch("stream_embed", defines, tokens.device, b, WARPS * 4, arguments)
 
 
 def num_splits(e: int) -> int:
@@ -144,12 +196,14 @@ def num_splits(e: int) -> int:
 
 
 @torch.no_grad()
-def stream_select(uz: Tensor, weight: Tensor, partials: Tensor) -> None:
+def stream_select(
+    uz: Tensor, weight: Tensor, partials: Tensor, coming: Coming | None = None
+) -> None:
     """x_proj: of uz (b, 2e) the first half, weight (r + 2n, e) -> partial sums (splits, b, r + 2n) in float32."""
     splits, b, width = partials.shape
     e = weight.shape[1]
     defines = (("BATCH", b), ("D_INNER", e), ("WIDTH", width), ("SPLITS", splits))
-    arguments = Select(*pointers(uz, weight, partials))
+    arguments = Select(*pointers(uz, weight, partials), _coming(coming))
     blocks = width // OUTPUTS * splits
     launch("stream_select", defines, uz.device, blocks, SUMS_BYTES, arguments)
 
@@ -165,6 +219,7 @@ def stream_scan(
     A_log: Tensor,
     D: Tensor,
     out: Tensor,
+    coming: Coming | None = None,
 ) -> None:
     """The rest of a step between the projections: out (b, e), gated, and the state after the step.
 
@@ -176,7 +231,9 @@ def stream_scan(
     e, rank = dt_weight.shape
     defines = (("BATCH", b), ("D_INNER", e), ("RANK", rank), ("SPLITS", splits))
     shared = b * (rank * 2 + 16 + 2 * STATE * 4 + CHANNELS * 4)
-    shared += THREADS * rank // 2 if b > 4 else 0  # of dt_proj
-    arguments = Scan(*pointers(uz, selected, before, after, dt_weight, dt_bias, A_log, D, out))
+    shared += THREADS * rank // 2 if b > 2 else 0  # of dt_proj
+    shared += THREADS * 16 * b if b > 4 else 0  # of the states
+    values = pointers(uz, selected, before, after, dt_weight, dt_bias, A_log, D, out)
+    arguments = Scan(*values, _coming(coming))
     blocks = max(num_blocks(uz.device), -(-e // CHANNELS))
     launch("stream_scan", defines, uz.device, blocks, shared, arguments)

@@ -45,13 +45,17 @@ __device__ __forceinline__ void fetch(void* shared, const void* global, int byte
       "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
           address(shared)), "l"(global), "r"(bytes), "r"(address(full)), "l"(leave_first()) : "memory");
 }
+// Into the second-level cache alone.
+__device__ __forceinline__ void fetch_near(const void* global, int bytes) {
+  asm volatile("cp.async.bulk.prefetch.L2.global.L2::cache_hint [%0], %1, %2;" ::"l"(global), "r"(bytes),
+               "l"(leave_first()) : "memory");
+}
 // By this thread, 16 bytes; zeros unless they are real. Without a hint for the second-level cache: CUDA 13's assembler
 // loses the policy of such copies, and the device traps.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, bool real) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(address(shared)), "l"(global), "r"(real ? 16 : 0) : "memory");
 }
 __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 __device__ __forceinline__ void wait_for(barrier* full, int parity) {
   word done = 0;
   while (!done)
@@ -94,6 +98,10 @@ template <typename T>
 __device__ __forceinline__ T fresh(const T* at) { return __ldcg(at); }
 #endif
 
+__device__ __forceinline__ float4 from_shared_wide(const char* at) {
+  uint4 w = from_shared(at);
+  return make_float4(__uint_as_float(w.x), __uint_as_float(w.y), __uint_as_float(w.z), __uint_as_float(w.w));
+}
 __device__ __forceinline__ float wide(number x) { return __uint_as_float((word)x << 16); }
 __device__ __forceinline__ float low(word x) { return __uint_as_float(x << 16); }
 __device__ __forceinline__ float high(word x) { return __uint_as_float(x & 0xffff0000u); }
@@ -105,7 +113,7 @@ __device__ __forceinline__ float silu(float x) {
 }
 
 // A block's share of `count` things: neighbours, and in order.
-__device__ __forceinline__ int share(int count, int block) { return (int)((i64)count * block / num_blocks()); }
+__device__ __forceinline__ int share(int count, int block) { return (int)((word)count * block / num_blocks()); }
 
 // total (2, 4) += eight columns of eight rows of a weight, row lane / 4 in w, times those of the rows' numbers x.
 // Which column stands for which of a product's is free, if both sides agree.
@@ -129,26 +137,19 @@ __device__ __forceinline__ float sum_warps(const float* sums, int at) {
   return sum;
 }
 
-// The norm of a row: four columns of it in each of a thread's rounds, zeros where there are none.
-__device__ __forceinline__ float squares_of(const float4* v, int rounds) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int i = 0; i < rounds; i++) {
-    sum = fmaf(v[i].x, v[i].x, sum), sum = fmaf(v[i].y, v[i].y, sum);
-    sum = fmaf(v[i].z, v[i].z, sum), sum = fmaf(v[i].w, v[i].w, sum);
+// Part of a weight that a later kernel multiplies: of every block's share of its tiles `take` bytes after the first `skip`,
+// for the second-level cache.
+struct Coming {
+  const char* weight;  // or null
+  i64 tiles, tile_bytes, blocks, skip, take;
+};
+
+__device__ __forceinline__ void fetch_coming(const Coming& c) {
+  if (!c.weight) return;
+  for (int block = blockIdx.x; block < c.blocks; block += num_blocks()) {
+    i64 from = (int)c.tiles * block / (int)c.blocks * c.tile_bytes + c.skip;
+    i64 to = (int)c.tiles * (block + 1) / (int)c.blocks * c.tile_bytes;
+    if (to > from + c.take) to = from + c.take;
+    if (from < to) fetch_near(c.weight + from, (int)(to - from));
   }
-#pragma unroll
-  for (int mask = 16; mask; mask /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, mask);
-  return sum;
 }
-__device__ __forceinline__ float scale_of(const float* squares, int columns, float eps) {
-  float sum = 0.0f;
-#pragma unroll
-  for (int warp = 0; warp < WARPS; warp++) sum += squares[warp];
-  return rsqrtf(sum / columns + eps);
-}
-__device__ __forceinline__ uint2 scaled(float4 v, float scale, uint2 w) {
-  return make_uint2(bfloats(v.x * scale * low(w.x), v.y * scale * high(w.x)),
-                    bfloats(v.z * scale * low(w.y), v.w * scale * high(w.y)));
-}
-__device__ __forceinline__ float4 wide4(uint2 w) { return make_float4(low(w.x), high(w.x), low(w.y), high(w.y)); }

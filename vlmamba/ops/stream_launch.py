@@ -7,6 +7,7 @@ with their first weights in shared memory; for compute capability 9.0 on.
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,8 +21,8 @@ STATE, TAPS = 16, 4
 Defines = tuple[cuda_runtime.Define, ...]
 
 
-def struct(*names: str, **numbers: type) -> type[ctypes.Structure]:
-    """A kernel's argument: pointers, and then numbers."""
+def struct(*names: str, **numbers: Any) -> type[ctypes.Structure]:
+    """A kernel's argument: pointers, and then numbers or what holds them."""
     fields = [*((name, ctypes.c_void_p) for name in names), *numbers.items()]
     return type("Arguments", (ctypes.Structure,), {"_fields_": fields})
 

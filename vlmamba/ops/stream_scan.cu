@@ -6,9 +6,11 @@
 #define WIDTH (RANK + 2 * STATE)
 #define PITCH (RANK * 2 + 16)
 #define STEPS (RANK / 32)
-#define EARLY (BATCH < 4 ? BATCH : 4)  // rows whose states wait in registers, the others' in the second-level cache
-#define KEPT (BATCH > 4)
-#define SELECT_ROUNDS ((BATCH * WIDTH + THREADS - 1) / THREADS)
+// What waits in shared memory instead of registers: dt_proj, and the states.
+#define KEPT (BATCH > 2)
+#define STATES_KEPT (BATCH > 4)
+#define PAIRS (BATCH * WIDTH / 2)
+#define SELECT_ROUNDS ((PAIRS + THREADS - 1) / THREADS)
 
 struct ScanArguments {
   const number* uz;         // (b, 2e): the convolved x, and the gate before its silu
@@ -20,11 +22,12 @@ struct ScanArguments {
   const number* A_log;      // (e, n)
   const number* D;          // (e,)
   number* y;                // (b, e)
+  Coming coming;
 };
 
 __device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanArguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS, 4) stream_scan(const ScanArguments a) {
   launch_dependents();
   const int first = share(D_INNER, blockIdx.x), channels = share(D_INNER, blockIdx.x + 1) - first;
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
@@ -34,8 +37,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanA
   char* rows = (char*)memory;                        // (b, r): dt before its projection
   float* selected = (float*)(rows + BATCH * PITCH);  // (b, 2n): B and C
   float* delta = selected + BATCH * 2 * STATE;       // (b, channels)
-  // This thread's part of dt_proj: with many rows in shared memory, for want of registers.
+  // This thread's part of dt_proj, and its states.
   char* kept = (char*)(delta + BATCH * CHANNELS) + threadIdx.x * 16;
+  char* states = kept + STEPS * THREADS * 16;
   uint4 w[STEPS];
 #pragma unroll
   for (int i = 0; i < STEPS; i++) {
@@ -51,10 +55,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanA
 #pragma unroll
     for (int row = 0; row < BATCH; row++) {
       const float4* state = (const float4*)(a.ssm_before + ((i64)row * D_INNER + at) * STATE) + t;
-      if (row < EARLY)
-        h[row] = *state;
+      if (STATES_KEPT)
+        copy_async(states + row * THREADS * 16, state, true);
       else
-        prefetch(state);
+        h[row] = *state;
     }
     uint2 logs = *((const uint2*)(a.A_log + at * STATE) + t);
     decay = make_float4(-expf(low(logs.x)) * LOG2E, -expf(high(logs.x)) * LOG2E, -expf(low(logs.y)) * LOG2E,
@@ -62,12 +66,11 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanA
     bias = wide(a.dt_bias[at]), skip = wide(a.D[at]);
   }
   wait_for_kernels();
-  float sums[SELECT_ROUNDS][SPLITS];
+  float2 sums[SELECT_ROUNDS][SPLITS];
 #pragma unroll
   for (int i = 0; i < SELECT_ROUNDS * SPLITS; i++) {
-    int place = i / SPLITS * THREADS + threadIdx.x;
-    if (place < BATCH * WIDTH)
-      sums[i / SPLITS][i % SPLITS] = fresh(a.selected + (i64)(i % SPLITS) * BATCH * WIDTH + place);
+    int pair = i / SPLITS * THREADS + threadIdx.x;
+    if (pair < PAIRS) sums[i / SPLITS][i % SPLITS] = fresh((const float2*)a.selected + i % SPLITS * PAIRS + pair);
   }
   number u[BATCH], z[BATCH];
   if (real) {
@@ -79,21 +82,19 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanA
   }
 #pragma unroll
   for (int i = 0; i < SELECT_ROUNDS; i++) {
-    int place = i * THREADS + threadIdx.x, row = place / WIDTH, column = place % WIDTH;
-    if (place >= BATCH * WIDTH) continue;
-    float sum = sums[i][0];
+    int pair = i * THREADS + threadIdx.x, row = pair / (WIDTH / 2), column = pair % (WIDTH / 2) * 2;
+    if (pair >= PAIRS) continue;
+    float2 sum = sums[i][0];
 #pragma unroll
-    for (int split = 1; split < SPLITS; split++) sum += sums[i][split];
+    for (int split = 1; split < SPLITS; split++) sum.x += sums[i][split].x, sum.y += sums[i][split].y;
     if (column < RANK)
-      *(number*)(rows + row * PITCH + column * 2) = narrow(sum);
+      *(word*)(rows + row * PITCH + column * 2) = bfloats(sum.x, sum.y);
     else
-      selected[row * 2 * STATE + column - RANK] = rounded(sum);
+      *(float2*)(selected + row * 2 * STATE + column - RANK) = make_float2(rounded(sum.x), rounded(sum.y));
   }
-#pragma unroll
-  for (int row = EARLY; row < BATCH; row++)
-    if (real) h[row] = *((const float4*)(a.ssm_before + ((i64)row * D_INNER + at) * STATE) + t);
   if (KEPT) wait_for_copies();
   __syncthreads();
+  if (threadIdx.x == THREADS - 32) fetch_coming(a.coming);
   float total[2][4] = {};
 #pragma unroll
   for (int i = 0; i < STEPS; i++) {
@@ -107,6 +108,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3) stream_scan(const ScanA
   __syncwarp();  // a channel's lanes stand in one warp
 #pragma unroll
   for (int row = 0; row < BATCH; row++) {
+    if (STATES_KEPT) h[row] = from_shared_wide(states + row * THREADS * 16);
     float4 B = *(const float4*)(selected + row * 2 * STATE + t * 4);
     float4 C = *(const float4*)(selected + row * 2 * STATE + STATE + t * 4);
     float d = delta[row * CHANNELS + channel], in = d * wide(u[row]);

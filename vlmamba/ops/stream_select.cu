@@ -8,6 +8,7 @@ struct SelectArguments {
   const number* uz;      // (b, 2e): the convolved x, and the gate
   const number* weight;  // (r + 2n, e)
   float* out;            // (splits, b, r + 2n)
+  Coming coming;
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS, 4) stream_select(const SelectArguments a) {
@@ -29,6 +30,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4) stream_select(const Sel
   for (int i = 0; i < STEPS; i++) multiply_eight(total, w[i], u[i]);
   leave_totals(sums, total[0][0] + total[1][0], total[0][1] + total[1][1]);
   __syncthreads();
+  if (threadIdx.x == THREADS - 32) fetch_coming(a.coming);
   const int row = threadIdx.x / 8;
   if (row < BATCH) a.out[(i64)(split * BATCH + row) * WIDTH + tile * 8 + threadIdx.x % 8] = sum_warps(sums, threadIdx.x);
 }
