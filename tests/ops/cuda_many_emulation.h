@@ -23,6 +23,7 @@ static inline void fetch_box(void* shared, const Map* map, int column, int row, 
 static inline void fetch_once(void* shared, const Map* map, int column, int row, barrier* full) {
   fetch_box(shared, map, column, row, full);
 }
+static inline void prefetch(const void*) {}
 static inline void meet_consumers() {
   static int arrived;
   for (int until = (arrived++ / 128 + 1) * 128; arrived < until;) emulation::wait("pause");

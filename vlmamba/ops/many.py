@@ -32,7 +32,7 @@ class Cut(NamedTuple):
     """
 
     splits: int = 1
-    stages: int = 9
+    stages: int = 6
     waiting: int = 4
     alone: bool = True
 

@@ -22,6 +22,7 @@ __device__ __forceinline__ void fetch_once(void* shared, const Map* map, int col
       "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1, {%2, %3}], [%4], %5;" ::
           "r"(address(shared)), "l"(map), "r"(column), "r"(row), "r"(address(full)), "l"(leave_first()) : "memory");
 }
+__device__ __forceinline__ void prefetch(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 // Of the four warps that multiply.
 __device__ __forceinline__ void meet_consumers() { asm volatile("bar.sync 1, 128;" ::: "memory"); }
 // This warp is done with a place of the ring.
