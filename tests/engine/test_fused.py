@@ -71,12 +71,17 @@ def follow_steps(step, model: VLMamba, b: int, tolerance: float, steps: int = 1)
         assert torch.equal(ours.length, expected.length)
 
 
-def check_steps(model: VLMamba, b: int, plan: Plan, tolerance: float) -> None:
-    """Two steps, with buffers that hold NaN before."""
-    step = FusedStep(model, b, plan)
+def spoil(step) -> None:
+    """Fills a step's buffers with NaN."""
     for buffer in vars(step).values():
         if isinstance(buffer, torch.Tensor):
             buffer.fill_(torch.nan)
+
+
+def check_steps(model: VLMamba, b: int, plan: Plan, tolerance: float) -> None:
+    """Two steps, with buffers that hold NaN before."""
+    step = FusedStep(model, b, plan)
+    spoil(step)
     follow_steps(step, model, b, tolerance, steps=2)
 
 

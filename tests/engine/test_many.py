@@ -1,18 +1,17 @@
 """The step of many rows in CUDA C++ against the modules: emulated on the CPU, compiled ahead of time, run on a GPU."""
 
 import struct
-from typing import ClassVar
 
 import pytest
 import torch
 from ops.cuda_emulation import EmulatedKernel, kernel_in
-from test_fused import follow_steps, on_gpu, some_state
-from test_streamed import CompiledKernel, emulated, has_nvrtc, wide_model
+from test_fused import follow_steps, on_gpu, spoil
+from test_streamed import CompiledKernel, check_bits, emulated, has_nvrtc, wide_model
 
 pytest.importorskip("triton")
 from vlmamba.engine import many as engine
 from vlmamba.engine.many import Cuts, ManyStep, why_not_many
-from vlmamba.ops import cuda_runtime, many
+from vlmamba.ops import cuda_runtime, many, stream_launch
 from vlmamba.ops.many import Cut
 
 
@@ -31,7 +30,7 @@ def without_triton(monkeypatch):
     monkeypatch.setattr(engine, "sum_partials", lambda parts, out: out.copy_(parts.sum(0)))
     monkeypatch.setattr(engine, "thin_linear", lambda x, w, out, _: out.copy_((x @ w.T)[None]))
     yield
-    many._kernel.cache_clear()
+    stream_launch._kernel.cache_clear()
 
 
 def emulated_map(matrix, rows, columns):
@@ -56,34 +55,22 @@ def test_equals_the_modules(without_triton, monkeypatch, tmp_path, b, n_layer, c
     monkeypatch.setattr(EmulatedKernel, "backwards", backwards)
     model = wide_model(256, n_layer)
     step = ManyStep(model, b, cuts)
-    for buffer in vars(step).values():
-        if isinstance(buffer, torch.Tensor):
-            buffer.fill_(torch.nan)
+    spoil(step)
     follow_steps(step, model, b, 1e-2, steps=n_layer)
-
-
-class CompiledAsItIs(CompiledKernel):
-    """Compiled for an H100 with its own instructions, and never run."""
-
-    names: ClassVar[list[str]] = []
-
-    def __init__(self, source, name, defines, device, shared_bytes, suffix="") -> None:
-        assert shared_bytes <= 227 * 1024
-        CompiledAsItIs.names.append(name)
-        assert cuda_runtime.cubin(source, defines, f"90{suffix}")
 
 
 @pytest.mark.skipif(not has_nvrtc(), reason="no libnvrtc: install nvidia-cuda-nvrtc")
 def test_compiles_at_the_published_width(without_triton, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(cuda_runtime, "kernel", CompiledAsItIs)
+    monkeypatch.setattr(cuda_runtime, "kernel", CompiledKernel)
+    CompiledKernel.names.clear()
     monkeypatch.setattr(cuda_runtime, "tensor_map", lambda *_: bytes(128))
     monkeypatch.setattr(many, "num_blocks", lambda _: 132)
     with torch.device("meta"):
         model = wide_model(2560, 2, "meta", dt_rank=160, vocab_size=50280)
         tokens = torch.zeros(64, dtype=torch.long)
         ManyStep(model, 64)(tokens, *(model.allocate_state(64) for _ in "ab"))
-    assert set(CompiledAsItIs.names) == {"many_product", "many_scan"}
+    assert CompiledKernel.names == {"many_product", "many_scan"}
 
 
 def test_what_the_kernels_do_not_take_is_named():
@@ -106,13 +93,4 @@ def test_steps_on_the_device(b, width):
 
 @on_gpu
 def test_a_row_has_the_same_bits_in_any_batch_and_every_time():
-    model = wide_model(1024, 3, "cuda", dt_rank=64, vocab_size=5003)
-    rows = {}
-    for b in (64, 48, 16, 9, 64):
-        after = model.allocate_state(b)
-        tokens = torch.arange(b, device="cuda") + 3
-        logits = ManyStep(model, b)(tokens, some_state(model, b), after)
-        for row in range(b):
-            found = logits[row].clone(), after.ssm_state[:, row], after.conv_state[:, row]
-            for ours, right in zip(found, rows.setdefault(row, found), strict=True):
-                assert torch.equal(ours, right), (b, row)
+    check_bits(ManyStep, (64, 48, 16, 9, 64))

@@ -2,6 +2,7 @@
 
 import shutil
 from itertools import zip_longest
+from typing import ClassVar
 
 import pytest
 import torch
@@ -70,11 +71,12 @@ def has_nvrtc() -> bool:
 class CompiledKernel:
     """Takes the place of `cuda_runtime.Kernel`: compiled for an H100, and never run."""
 
-    num_bytes = 0
+    names: ClassVar[set[str]] = set()
 
-    def __init__(self, source, name, defines, device, shared_bytes) -> None:
+    def __init__(self, source, name, defines, device, shared_bytes, suffix="") -> None:
         assert shared_bytes <= 227 * 1024
-        CompiledKernel.num_bytes += len(cuda_runtime.cubin(source, defines, 90))
+        assert cuda_runtime.cubin(source, defines, f"90{suffix}")
+        CompiledKernel.names.add(name)
 
     def prefer_shared(self) -> None:
         pass
@@ -88,6 +90,7 @@ class CompiledKernel:
 def test_compiles_at_the_published_width(b, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(cuda_runtime, "kernel", CompiledKernel)
+    CompiledKernel.names.clear()
     monkeypatch.setattr(stream, "num_blocks", lambda _: 132)
     with torch.device("meta"):
         model = wide_model(2560, 2, "meta", dt_rank=160, vocab_size=50280)
@@ -96,7 +99,7 @@ def test_compiles_at_the_published_width(b, monkeypatch, tmp_path):
             torch.zeros(b, dtype=torch.long), *(model.allocate_state(b) for _ in "ab")
         )
     stream_launch._kernel.cache_clear()
-    assert CompiledKernel.num_bytes
+    assert CompiledKernel.names == {f"stream_{k}" for k in ("embed", "product", "select", "scan")}
 
 
 def test_what_the_kernels_do_not_take_is_named():
@@ -119,18 +122,23 @@ def test_steps_on_the_device(b):
     follow_steps(StreamedStep(model, b), model, b, 2e-2, steps=3)
 
 
-@on_gpu
-def test_a_row_has_the_same_bits_in_any_batch_and_every_time():
+def check_bits(step_of, batches: tuple[int, ...]) -> None:
+    """A row's logits and states are the same in every batch, to the last bit."""
     model = wide_model(1024, 3, "cuda", dt_rank=64, vocab_size=5003)
     rows = {}
-    for b in (8, 4, 3, 2, 1, 8):
+    for b in batches:
         after = model.allocate_state(b)
         tokens = torch.arange(b, device="cuda") + 3
-        logits = StreamedStep(model, b)(tokens, some_state(model, b), after)
+        logits = step_of(model, b)(tokens, some_state(model, b), after)
         for row in range(b):
             found = logits[row].clone(), after.ssm_state[:, row], after.conv_state[:, row]
             for ours, right in zip(found, rows.setdefault(row, found), strict=True):
                 assert torch.equal(ours, right), (b, row)
+
+
+@on_gpu
+def test_a_row_has_the_same_bits_in_any_batch_and_every_time():
+    check_bits(StreamedStep, (8, 4, 3, 2, 1, 8))
 
 
 @on_gpu

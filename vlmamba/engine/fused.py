@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlmamba.engine.chain import first_block
 from vlmamba.mamba import MambaBlock
 from vlmamba.model import VLMamba
 from vlmamba.ops.decode import add_norm, conv_select, ssm_step
@@ -57,9 +58,7 @@ class FusedStep:
         self.plan = plan = plan or plan_for(b)
         config = model.config.text
         d, e, n = config.d_model, config.d_inner, config.d_state
-        first = model.model.language_model.layers[0]
-        assert isinstance(first, MambaBlock)
-        width = first.mixer.dt_rank + 2 * n
+        width = first_block(model).mixer.dt_rank + 2 * n
 
         def new(*shape: int, dtype: torch.dtype = model.dtype) -> Tensor:
             return torch.empty(shape, device=model.device, dtype=dtype)

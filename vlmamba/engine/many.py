@@ -5,12 +5,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlmamba.engine.chain import first_block, why_no_chain
 from vlmamba.mamba import MambaBlock
 from vlmamba.model import VLMamba
 from vlmamba.ops import cuda_runtime
 from vlmamba.ops.decode import add_norm
-from vlmamba.ops.many import Conv, Cut, many_product, many_scan, num_splits
-from vlmamba.ops.stream_launch import OLDEST, STATE, TAPS
+from vlmamba.ops.many import Cut, many_product, many_scan, num_splits
+from vlmamba.ops.stream_launch import OLDEST, Conv
 from vlmamba.ops.thin_linear import Tile, sum_partials, thin_linear
 from vlmamba.state import State
 
@@ -32,7 +33,7 @@ class ManyStep:
         self.cuts = cuts = cuts or Cuts()
         config = model.config.text
         d, e = config.d_model, config.d_inner
-        width = _first_block(model).mixer.dt_rank + 2 * config.d_state
+        width = first_block(model).mixer.dt_rank + 2 * config.d_state
 
         def new(*shape: int, dtype: torch.dtype = model.dtype) -> Tensor:
             return torch.empty(shape, device=model.device, dtype=dtype)
@@ -79,22 +80,8 @@ class ManyStep:
 
 def why_not_many(model: VLMamba) -> str | None:
     """What keeps a model's steps from these kernels, in a few words; None when nothing does."""
-    config = model.config.text
-    rank = _first_block(model).mixer.dt_rank
-    if model.dtype != torch.bfloat16:
-        return f"{model.dtype} is not bfloat16"
-    if config.d_model % 8 or config.d_inner % 8 or rank % 32:
-        return f"a width of {config.d_model} and a rank of {rank} do not fill their warps"
-    if (config.d_state, config.d_conv) != (STATE, TAPS):
-        return f"d_state {config.d_state} and d_conv {config.d_conv} are not {STATE} and {TAPS}"
-    if any(weight.data_ptr() % 16 for weight in model.parameters()):
-        return "a weight begins where the copy engine cannot"
+    if why := why_no_chain(model, 8):  # channels, which are 16 bytes
+        return why
     if torch.cuda.get_device_capability(model.device) != OLDEST:
         return "the kernels are made for compute capability 9.0"
     return cuda_runtime.unavailable(model.device.index or 0)
-
-
-def _first_block(model: VLMamba) -> MambaBlock:
-    first = model.model.language_model.layers[0]
-    assert isinstance(first, MambaBlock)
-    return first

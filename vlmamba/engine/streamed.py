@@ -5,12 +5,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlmamba.engine.chain import first_block, why_no_chain
 from vlmamba.mamba import MambaBlock
 from vlmamba.model import VLMamba
 from vlmamba.ops import cuda_runtime
 from vlmamba.ops.stream import (
     Coming,
-    Conv,
     Ring,
     Rows,
     num_splits,
@@ -19,7 +19,7 @@ from vlmamba.ops.stream import (
     stream_scan,
     stream_select,
 )  # fmt: skip
-from vlmamba.ops.stream_launch import OLDEST, STATE, TAPS, THREADS
+from vlmamba.ops.stream_launch import OLDEST, THREADS, Conv
 from vlmamba.state import State
 
 
@@ -86,7 +86,7 @@ class StreamedStep:
         config = model.config.text
         d, e = config.d_model, config.d_inner
         self.splits = num_splits(e)
-        width = _first_block(model).mixer.dt_rank + 2 * config.d_state
+        width = first_block(model).mixer.dt_rank + 2 * config.d_state
 
         def new(*shape: int, dtype: torch.dtype = model.dtype) -> Tensor:
             return torch.empty(shape, device=model.device, dtype=dtype)
@@ -140,26 +140,12 @@ class StreamedStep:
 
 def why_not_streamed(model: VLMamba) -> str | None:
     """What keeps a model's steps from these kernels, in a few words; None when nothing does."""
-    config = model.config.text
-    rank = _first_block(model).mixer.dt_rank
-    if model.dtype != torch.bfloat16:
-        return f"{model.dtype} is not bfloat16"
-    if config.d_model % THREADS or config.d_inner % THREADS or rank % 32:
-        return f"a width of {config.d_model} and a rank of {rank} do not fill their warps"
-    if config.d_model > WIDEST:
-        return f"a width of {config.d_model} does not fit their rings"
-    if (config.d_state, config.d_conv) != (STATE, TAPS):
-        return f"d_state {config.d_state} and d_conv {config.d_conv} are not {STATE} and {TAPS}"
-    if any(weight.data_ptr() % 16 for weight in model.parameters()):
-        return "a weight begins where the copy engine cannot"
+    if why := why_no_chain(model, THREADS):
+        return why
+    if model.config.text.d_model > WIDEST:
+        return f"a width of {model.config.text.d_model} does not fit their rings"
     if torch.cuda.get_device_capability(model.device) < OLDEST:
         return "the device has no copy engine for shared memory"
     if torch.cuda.get_device_properties(model.device).shared_memory_per_block_optin < SHARED_BYTES:
         return "a block may have too little shared memory"
     return cuda_runtime.unavailable(model.device.index or 0)
-
-
-def _first_block(model: VLMamba) -> MambaBlock:
-    first = model.model.language_model.layers[0]
-    assert isinstance(first, MambaBlock)
-    return first

@@ -62,16 +62,12 @@ def gated_conv1d(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """`reference.gated_conv1d_ref` as Triton kernels, whose backward pass writes one gradient for both halves."""
     flags = None if reset is None else reset.contiguous().view(torch.uint8)
-    e = weight.shape[0]
-    x = xz[..., :e]
+    e, silu = weight.shape[0], activation == "silu"
     inputs = xz, weight, bias, initial_state
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in inputs):
-        out, again, z = _GatedConv1d.apply(
-            xz, weight, bias, initial_state, flags, activation == "silu"
-        )
+        out, again, z = _GatedConv1d.apply(xz, weight, bias, initial_state, flags, silu)
     else:
-        silu = activation == "silu"
-        out = again = _forward(x, weight, bias, initial_state, flags, silu, early=True)
+        out = again = _forward(xz[..., :e], weight, bias, initial_state, flags, silu, early=True)
         z = xz[..., e:]
     return out, again, z
 

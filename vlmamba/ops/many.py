@@ -6,16 +6,14 @@ k convolution width or a product's width, r rank of dt.
 """
 
 import ctypes
-from functools import cache
 from itertools import count
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from vlmamba.ops import cuda_runtime
-from vlmamba.ops.stream_launch import STATE, Defines, num_blocks, pointers, struct
+from vlmamba.ops.stream_launch import STATE, Conv, launch, num_blocks, pointers, struct
 
 MOST_ROWS = 64
 CHUNK, TILE, LINE = 64, 80, 128
@@ -49,15 +47,6 @@ class Product(ctypes.Structure):
 Scan = struct(
     "uz", "selected", "before", "after", "dt_proj", "dt_bias", "A_log", "D", "y", b=ctypes.c_int
 )
-
-
-class Conv(NamedTuple):
-    """A convolution's state before and after the step, (b, e, k-1), its weight (e, k), and its bias (e,) if any."""
-
-    before: Tensor
-    after: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
 
 def part_of(k: int, splits: int) -> int:
@@ -94,9 +83,11 @@ def many_product(
     shared = 1024 + cut.stages * (TILE * LINE + 8) + cut.waiting * (MOST_ROWS * LINE + 16) + 8
     shared += 0 if conv is None else MOST_ROWS * TILE * 3 + TILE * 5
     shared = max(shared, HALF_OF_SHARED) if cut.alone else shared
-    kernel = _kernel("many_product", defines, x.device.index or 0, shared)
     tiles = -(-n // TILE) if conv is None else -(-n // 2 // (TILE // 2))
-    kernel.launch(tiles * splits, WARPGROUP + 32, shared, arguments, early=True)
+    launch(
+        "many_product", defines, x.device, tiles * splits, shared, arguments,
+        threads=WARPGROUP + 32, boxes=True,
+    )  # fmt: skip
 
 
 @torch.no_grad()
@@ -126,18 +117,7 @@ def many_scan(
     defines = (("D_INNER", e), ("RANK", rank), ("PARTS", parts))
     shared = SCAN_ROWS * (rank * 2 + 16 + 2 * STATE * 4 + SCAN_CHANNELS * 8) + SCANNERS * rank // 2
     arguments = Scan(*pointers(uz, selected, before, after, dt_weight, dt_bias, A_log, D, out), b)
-    kernel = _kernel("many_scan", defines, uz.device.index or 0, shared)
-    kernel.launch(groups * parts, SCANNERS, shared, arguments, early=True)
-
-
-@cache
-def _source(name: str) -> str:
-    parts = ("stream_common.cu", "many_boxes.cu", f"{name}.cu")
-    return "".join(Path(__file__).with_name(part).read_text(encoding="utf-8") for part in parts)
-
-
-@cache
-def _kernel(name: str, defines: Defines, device: int, shared: int) -> cuda_runtime.Kernel:
-    kernel = cuda_runtime.kernel(_source(name), name, defines, device, shared, "a")
-    kernel.prefer_shared()
-    return kernel
+    launch(
+        "many_scan", defines, uz.device, groups * parts, shared, arguments,
+        threads=SCANNERS, boxes=True,
+    )  # fmt: skip

@@ -25,8 +25,6 @@ struct ManyScanArguments {
   int b;
 };
 
-__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
 // Of four lanes' parts of four rows, the sum of row t to lane t.
 __device__ __forceinline__ float sum_of_row(const float* y, int t) {
   const bool odd = t % 2, upper = t / 2;

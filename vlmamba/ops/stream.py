@@ -14,6 +14,7 @@ from vlmamba.ops.stream_launch import (
     STATE,
     THREADS,
     WARPS,
+    Conv,
     Defines,
     launch,
     num_blocks,
@@ -103,15 +104,6 @@ class Rows(NamedTuple):
             torch.empty(b, d, dtype=dtype, device=device),
             torch.empty(b, num_blocks(device), **wide),
         )
-
-
-class Conv(NamedTuple):
-    """A convolution's state before and after the step, (b, e, k-1), its weight (e, k), and its bias (e,) if any."""
-
-    before: Tensor
-    after: Tensor
-    weight: Tensor
-    bias: Tensor | None
 
 
 def product_defines(

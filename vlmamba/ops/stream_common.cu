@@ -107,6 +107,7 @@ __device__ __forceinline__ float low(word x) { return __uint_as_float(x << 16); 
 __device__ __forceinline__ float high(word x) { return __uint_as_float(x & 0xffff0000u); }
 __device__ __forceinline__ number narrow(float x) { return (number)(bfloats(x, 0.0f) & 0xffffu); }
 __device__ __forceinline__ float rounded(float x) { return wide(narrow(x)); }
+__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
 __device__ __forceinline__ float silu(float x) {
   float z = exp2_unit(-fabsf(x) * LOG2E);
   return x * ((x >= 0.0f ? 1.0f : z) / (1.0f + z));

@@ -25,8 +25,6 @@ struct ScanArguments {
   Coming coming;
 };
 
-__device__ __forceinline__ float softplus(float x) { return x > 20.0f ? x : fmaxf(x, 0.0f) + log1pf(expf(-fabsf(x))); }
-
 extern "C" __global__ void __launch_bounds__(THREADS, 4) stream_scan(const ScanArguments a) {
   launch_dependents();
   const int first = share(D_INNER, blockIdx.x), channels = share(D_INNER, blockIdx.x + 1) - first;
